@@ -1,0 +1,1 @@
+//! The drain protocol (wire types) and the operator's client of it.

@@ -1,0 +1,1 @@
+//! Decide: phases, waves and budget, capacity, verdict. Pure: no client, no clock, no I/O.

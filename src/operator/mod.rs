@@ -1,0 +1,1 @@
+//! The reconcile pipeline: observe, plan, apply, report. Only this room knows that there is a Kubernetes.

@@ -1,0 +1,1 @@
+//! Embedded probe clients: rehearsal, fleet, evidence.

@@ -1,0 +1,1 @@
+//! The resumable WebSocket client: notice, back-off, resume. Probes and load both use it.

@@ -1,0 +1,1 @@
+//! Who gets new connections: slots, routes, pins.

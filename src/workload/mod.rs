@@ -1,0 +1,1 @@
+//! Revisions, ReplicaSets and pods.
