@@ -1,1 +1,3 @@
 //! Decide: phases, waves and budget, capacity, verdict. Pure: no client, no clock, no I/O.
+
+pub mod evidence;
