@@ -1,1 +1,23 @@
 //! The custom resource: spec, status, conditions, validation. No I/O.
+
+pub mod conditions;
+pub mod quantity;
+pub mod spec;
+pub mod status;
+pub mod validate;
+
+pub use quantity::{Count, Span};
+pub use spec::{WebSocketRollout, WebSocketRolloutSpec};
+pub use status::RolloutStatus;
+pub use validate::ValidatedRollout;
+
+/// API group of the resource, and prefix of every label and annotation.
+pub const GROUP: &str = "wsroll.dev";
+/// Carries a person's request: JSON of [`status::Request`].
+pub const ANNOTATION_REQUEST: &str = "wsroll.dev/request";
+/// Comma-separated list of findings that a person has seen and accepts: `service/legacy`.
+pub const ANNOTATION_ACKNOWLEDGE: &str = "wsroll.dev/acknowledge";
+/// Gives traffic and pods back before the resource goes.
+pub const FINALIZER: &str = "wsroll.dev/traffic";
+/// The slots of a rollout: Services `<name>-<slot>`, each for one revision at a time.
+pub const SLOTS: [&str; 3] = ["a", "b", "c"];

@@ -1,0 +1,653 @@
+//! What a person writes: the spec of a `WebSocketRollout`. Every comment here is what `kubectl explain` shows.
+
+use std::collections::BTreeMap;
+
+use kube::{CustomResource, KubeSchema};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::quantity::{Count, Span};
+use super::status::RolloutStatus;
+
+/// How a WebSocket service moves from one version to the next without its sessions noticing.
+#[derive(CustomResource, KubeSchema, Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[kube(
+    group = "wsroll.dev",
+    version = "v1alpha1",
+    kind = "WebSocketRollout",
+    plural = "websocketrollouts",
+    singular = "websocketrollout",
+    shortname = "wsr",
+    category = "all",
+    namespaced,
+    status = "RolloutStatus",
+    derive = "PartialEq",
+    doc = "Ships new versions of a WebSocket service without its sessions noticing.",
+    scale(
+        spec_replicas_path = ".spec.replicas",
+        status_replicas_path = ".status.replicas",
+        label_selector_path = ".status.selector"
+    ),
+    printcolumn(name = "Phase", type_ = "string", json_path = ".status.phase"),
+    printcolumn(name = "Step", type_ = "string", json_path = ".status.step"),
+    printcolumn(name = "Weight", type_ = "integer", json_path = ".status.weight.programmed"),
+    printcolumn(name = "Sessions", type_ = "integer", json_path = ".status.sessions"),
+    printcolumn(name = "Moved", type_ = "string", json_path = ".status.moved"),
+    printcolumn(name = "Unannounced", type_ = "integer", json_path = ".status.unannounced"),
+    printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp")
+)]
+#[serde(rename_all = "camelCase")]
+pub struct WebSocketRolloutSpec {
+    /// How many pods serve. Keep it out of Git where an autoscaler owns it; 1 where nobody sets it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 1000))]
+    pub replicas: Option<i32>,
+
+    /// The pods of the service: a pod template as in a Deployment. A change of it is a new revision and starts a release.
+    #[schemars(schema_with = "any_object")]
+    pub template: serde_json::Value,
+
+    /// Who sends new connections, and where.
+    pub traffic: Traffic,
+
+    /// The steps of a release; weights rise and end at 100.
+    #[serde(default = "default_steps")]
+    #[schemars(length(min = 1, max = 20))]
+    #[x_kube(
+        validation = Rule::new("self[size(self) - 1].weight == 100").message("the last step must have weight 100"),
+        validation = Rule::new("self.all(i, size(self.filter(j, j.weight == i.weight)) == 1)").message("weights must rise from step to step: two steps have the same weight"),
+        validation = Rule::new("self.map(s, s.weight).isSorted()").message("weights must rise from step to step")
+    )]
+    pub steps: Vec<Step>,
+
+    /// How live sessions are asked to leave a pod.
+    #[serde(default)]
+    pub drain: Drain,
+
+    /// Probe clients that play a user's session through the gateway.
+    pub probes: Probes,
+
+    /// The rehearsal that probes give at weight 0, before any user meets a new revision.
+    #[serde(default)]
+    pub rehearsal: Rehearsal,
+
+    /// What makes a release go back.
+    #[serde(default)]
+    pub thresholds: Thresholds,
+
+    /// How many pods there may be, and how many there must be.
+    #[serde(default)]
+    pub capacity: Capacity,
+
+    /// How long new pods may take to become ready, the gateway to be programmed, and the probes to come to a verdict. Draining is not counted. After it a release is rolled back.
+    #[serde(default = "default_progress_deadline")]
+    pub progress_deadline: Span,
+
+    /// How long a release may stay paused by itself (not by a person, nor by a step) before something is done about it.
+    #[serde(default)]
+    pub pause_deadline: PauseDeadline,
+
+    /// The monitoring window after the last step, in which `abort` still goes back and a breach of a threshold rolls back.
+    #[serde(default = "default_rollback_window")]
+    pub rollback_window: Span,
+
+    /// How sessions move back.
+    #[serde(default)]
+    pub rollback: Rollback,
+}
+
+/// Who sends new connections, and where.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Traffic {
+    /// The port on which the pods accept WebSockets; the slot Services `<name>-a`, `<name>-b` and `<name>-c` carry the same number.
+    #[schemars(range(min = 1, max = 65535))]
+    pub port: u16,
+    /// The HTTPRoutes, in this namespace, whose backends are the slot Services. wsroll changes their weights and nothing else.
+    #[schemars(length(min = 1, max = 8))]
+    #[x_kube(merge_strategy = ListMerge::Map(vec!["name".to_string()]))]
+    pub routes: Vec<RouteRef>,
+}
+
+/// An HTTPRoute by name.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct RouteRef {
+    /// Name of an HTTPRoute in the namespace of the rollout.
+    #[schemars(length(min = 1, max = 253))]
+    pub name: String,
+}
+
+/// One step of a release.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Step {
+    /// Percentage of new connections that the new revision gets.
+    #[schemars(range(min = 1, max = 100))]
+    pub weight: u8,
+    /// How long to watch before the next step. `{}` waits until somebody promotes.
+    #[serde(default = "default_pause")]
+    pub pause: Pause,
+    /// How live sessions follow the weight. Weights place new connections only: with lasting sockets a step that moves nobody learns nothing.
+    #[serde(default)]
+    pub move_sessions: MoveSessions,
+}
+
+/// A wait between two steps.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Pause {
+    /// How long to watch; absent: until somebody promotes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub duration: Option<Span>,
+}
+
+/// How live sessions follow a weight.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum MoveSessions {
+    /// `Pinned` where `drain.notice.hint` allows it, else `None`; status says which and why.
+    #[default]
+    Auto,
+    /// Asked sessions come back with a hint in their URL that the route matches: each is moved once, to the new revision.
+    Pinned,
+    /// Nobody is moved at this step; the last step moves all, once.
+    None,
+}
+
+/// How live sessions are asked to leave a pod.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Drain {
+    /// How many sessions may be moved per second.
+    #[serde(default)]
+    pub budget: Budget,
+    /// How long a pod may take to become empty, counted from its first order. The clock stands still while the operator is away.
+    #[serde(default = "default_drain_deadline")]
+    pub deadline: Span,
+    /// What happens to sessions that are still there at the deadline.
+    #[serde(default)]
+    pub on_deadline: OnDeadline,
+    /// What the sessions are told.
+    #[serde(default)]
+    pub notice: Notice,
+}
+
+/// How many sessions may be moved per second, over all pods.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+#[x_kube(validation = Rule::new("!(has(self.connectsPerSecond) && has(self.overDuration))").message("give connectsPerSecond or overDuration, not both"))]
+pub struct Budget {
+    /// First connects of drained sessions per second, never exceeded in any aligned second. wsroll runs at 0.9 of it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 100_000))]
+    pub connects_per_second: Option<u32>,
+    /// Spread the move of all sessions over this time, at most 50 per second. 15m where neither field is given.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub over_duration: Option<Span>,
+}
+
+/// What happens to sessions that are still there at a deadline.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum OnDeadline {
+    /// They stay, and a condition says so.
+    #[default]
+    Wait,
+    /// They are closed, at the rate of the budget.
+    Close,
+}
+
+/// What sessions are told when they are asked to move.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Notice {
+    /// The close code that ends a moved session. 1012 means `service restart`; 1000 would tell clients to stay away.
+    #[serde(default = "default_close_code")]
+    #[schemars(range(min = 1001, max = 4999))]
+    #[x_kube(validation = Rule::new("self == 1001 || self == 1012 || self == 1013 || self >= 3000").message("a close code that an endpoint may send: 1001, 1012, 1013 or 3000 to 4999"))]
+    pub close_code: u16,
+    /// The most time between a session's notice and its place.
+    #[serde(default = "default_reconnect_window")]
+    pub reconnect_window: Span,
+    /// How a session's next connection is led to the right revision.
+    #[serde(default)]
+    pub hint: HintKind,
+}
+
+/// How a session's next connection is led to the right revision.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum HintKind {
+    /// A query parameter `wsroll=…` that clients append to their URL; the pins route matches it.
+    Query,
+    /// No hint: sessions move once, at the last step.
+    #[default]
+    None,
+}
+
+/// Probe clients that play a user's session through the gateway.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Probes {
+    /// Where users connect: `ws://` or `wss://`, host and path as users write them. No credentials.
+    #[schemars(length(min = 6, max = 2048))]
+    #[x_kube(
+        validation = Rule::new("self.startsWith('ws://') || self.startsWith('wss://')").message("a probe URL starts with ws:// or wss://"),
+        validation = Rule::new("!self.contains('@')").message("a probe URL carries no credentials: use probes.tokenFrom")
+    )]
+    pub url: String,
+    /// `host:port` to dial instead of the URL's host, which is still the one that is asked for: the gateway as seen from inside the cluster.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 3, max = 260))]
+    #[x_kube(validation = Rule::new("self.matches('^[^\\\\s/:]+:[0-9]{1,5}$')").message("connectTo is host:port"))]
+    pub connect_to: Option<String>,
+    /// How many probe sessions are held per revision.
+    #[serde(default = "default_probe_sessions")]
+    #[schemars(range(min = 1, max = 200))]
+    pub sessions: u32,
+    /// How often each probe session reconnects: the sampling rate of the verdict.
+    #[serde(default = "default_recycle")]
+    pub recycle: Span,
+    /// Request headers of the probes.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    #[schemars(length(max = 32))]
+    pub headers: BTreeMap<String, String>,
+    /// Subprotocols that the probes offer.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 8))]
+    pub subprotocols: Vec<String>,
+    /// The bearer token of the probes' user.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub token_from: Option<TokenFrom>,
+}
+
+/// Where the probes' bearer token is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct TokenFrom {
+    /// A key of a Secret in the namespace of the rollout.
+    pub secret_key_ref: SecretKeyRef,
+}
+
+/// A key of a Secret.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct SecretKeyRef {
+    /// Name of the Secret.
+    #[schemars(length(min = 1, max = 253))]
+    pub name: String,
+    /// Key in the Secret.
+    #[schemars(length(min = 1, max = 253))]
+    pub key: String,
+}
+
+/// The rehearsal at weight 0.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Rehearsal {
+    /// Whether a failed rehearsal stops the release.
+    #[serde(default)]
+    pub policy: RehearsalPolicy,
+    /// How long one step of the rehearsal may take: open, first message, restore, notice.
+    #[serde(default = "default_rehearsal_timeout")]
+    pub timeout: Span,
+}
+
+/// Whether a failed rehearsal stops the release.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum RehearsalPolicy {
+    /// It does: the revision is rejected and no user meets it.
+    #[default]
+    Required,
+    /// It is reported as a warning, and the release goes on.
+    Advisory,
+}
+
+/// What makes a release go back. Small samples decide nothing.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Thresholds {
+    /// Reconnect success of the probes on the new revision.
+    #[serde(default)]
+    pub reconnect_success: SuccessThreshold,
+    /// Reconnect time of the probes on the new revision, against the baseline from the rehearsal's hand-over and the probes on stable.
+    #[serde(default)]
+    pub reconnect_time: TimeThreshold,
+    /// Reconnects that failed in a row.
+    #[serde(default = "default_emergencies")]
+    pub failures_in_a_row: CountThreshold,
+    /// Sessions whose state was not restored: the probes', and the users' as the pods report them.
+    #[serde(default = "default_state_loss")]
+    pub state_loss: CountThreshold,
+    /// Probe sessions on the new revision that were cut without any announcement.
+    #[serde(default = "default_emergencies")]
+    pub unannounced_disconnects: CountThreshold,
+}
+
+/// What happens when a threshold is breached.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum BreachAction {
+    /// The release goes back by itself.
+    #[default]
+    Rollback,
+    /// The release pauses; `pauseDeadline` says what follows.
+    Pause,
+    /// An event and a condition, nothing else.
+    Warn,
+}
+
+/// A floor for the share of reconnects that succeed.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+#[x_kube(validation = Rule::new("self.advanceAbovePercent >= self.rollbackBelowPercent").message("advanceAbovePercent must not be below rollbackBelowPercent"))]
+pub struct SuccessThreshold {
+    /// Below this share of restored reconnects the release goes back.
+    #[serde(default = "default_rollback_below")]
+    #[schemars(range(min = 0, max = 100))]
+    pub rollback_below_percent: u8,
+    /// From this share on a step is passed; between the two it is inconclusive, and the probes take more samples.
+    #[serde(default = "default_advance_above")]
+    #[schemars(range(min = 0, max = 100))]
+    pub advance_above_percent: u8,
+    /// The window that is judged.
+    #[serde(default = "default_window")]
+    pub window: Span,
+    /// Fewer reconnects than this decide nothing.
+    #[serde(default = "default_min_samples")]
+    #[schemars(range(min = 1, max = 10_000))]
+    pub min_samples: u32,
+    /// What happens below the floor.
+    #[serde(default)]
+    pub action: BreachAction,
+}
+
+/// A ceiling for reconnect times relative to the baseline.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct TimeThreshold {
+    /// Median and 95th percentile may both be this much above the baseline, in percent of it.
+    #[serde(default = "default_above_baseline")]
+    #[schemars(range(min = 1, max = 10_000))]
+    pub above_baseline_percent: u32,
+    /// Differences below this are noise, whatever their share.
+    #[serde(default = "default_noise")]
+    pub noise: Span,
+    /// What happens above the ceiling.
+    #[serde(default)]
+    pub action: BreachAction,
+}
+
+/// A ceiling for a count.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct CountThreshold {
+    /// More than this many is a breach.
+    #[schemars(range(min = 0, max = 10_000))]
+    pub max: u32,
+    /// What happens above the ceiling.
+    #[serde(default)]
+    pub action: BreachAction,
+}
+
+/// How many pods there may be, and how many there must be.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Capacity {
+    /// Pods above `replicas` during a release: a number, or a share of the replicas rounded up; at least one. The last step may add up to `rollbackFloor` pods instead.
+    #[serde(default = "default_max_surge")]
+    pub max_surge: Count,
+    /// Ready pods in rotation, over both revisions, never fall below this share of `replicas`.
+    #[serde(default = "default_min_ready_percent")]
+    #[schemars(range(min = 1, max = 100))]
+    pub min_ready_percent: u8,
+    /// Ready pods that the old revision keeps until the last verdict; absent: a quarter of the replicas, at least 2.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rollback_floor: Option<Count>,
+    /// The most pods that are asked to let go of sessions at one time; absent: as many as the budget can pace exactly, one for every ten connects per second.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 32))]
+    pub max_draining_pods: Option<u32>,
+}
+
+/// What is done about a release that paused by itself.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct PauseDeadline {
+    /// How long it may stay paused.
+    #[serde(default = "default_pause_deadline")]
+    pub duration: Span,
+    /// What follows.
+    #[serde(default)]
+    pub action: PauseAction,
+}
+
+/// What follows when a release has been paused by itself for too long.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum PauseAction {
+    /// It is rolled back.
+    #[default]
+    Rollback,
+    /// People are told by an event; it stays paused.
+    Notify,
+}
+
+/// How sessions move back.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Rollback {
+    /// The budget of a rollback; absent: the drain's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub budget: Option<Budget>,
+    /// How long a pod of the rejected revision may take to become empty; then its sessions are closed at the rate of the budget.
+    #[serde(default = "default_rollback_deadline")]
+    pub deadline: Span,
+}
+
+// === defaults (mission figures) ===
+
+fn any_object(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
+    schemars::json_schema!({"type": "object", "x-kubernetes-preserve-unknown-fields": true})
+}
+
+fn default_steps() -> Vec<Step> {
+    [10, 50, 100]
+        .into_iter()
+        .map(|weight| Step {
+            weight,
+            pause: default_pause(),
+            move_sessions: MoveSessions::Auto,
+        })
+        .collect()
+}
+
+fn default_pause() -> Pause {
+    Pause {
+        duration: Some(Span::secs(600)),
+    }
+}
+
+const fn default_progress_deadline() -> Span {
+    Span::secs(600)
+}
+
+const fn default_rollback_window() -> Span {
+    Span::secs(48 * 3600)
+}
+
+const fn default_drain_deadline() -> Span {
+    Span::secs(1800)
+}
+
+const fn default_rollback_deadline() -> Span {
+    Span::secs(600)
+}
+
+const fn default_pause_deadline() -> Span {
+    Span::secs(3600)
+}
+
+const fn default_close_code() -> u16 {
+    1012
+}
+
+const fn default_reconnect_window() -> Span {
+    Span::secs(5)
+}
+
+const fn default_probe_sessions() -> u32 {
+    20
+}
+
+const fn default_recycle() -> Span {
+    Span::secs(10)
+}
+
+const fn default_rehearsal_timeout() -> Span {
+    Span::secs(10)
+}
+
+const fn default_rollback_below() -> u8 {
+    80
+}
+
+const fn default_advance_above() -> u8 {
+    95
+}
+
+const fn default_window() -> Span {
+    Span::secs(300)
+}
+
+const fn default_min_samples() -> u32 {
+    20
+}
+
+const fn default_above_baseline() -> u32 {
+    50
+}
+
+const fn default_noise() -> Span {
+    Span(std::time::Duration::from_millis(250))
+}
+
+const fn default_emergencies() -> CountThreshold {
+    CountThreshold {
+        max: 3,
+        action: BreachAction::Rollback,
+    }
+}
+
+const fn default_state_loss() -> CountThreshold {
+    CountThreshold {
+        max: 0,
+        action: BreachAction::Rollback,
+    }
+}
+
+const fn default_max_surge() -> Count {
+    Count::Percent(25)
+}
+
+const fn default_min_ready_percent() -> u8 {
+    100
+}
+
+impl Default for Budget {
+    fn default() -> Self {
+        Self {
+            connects_per_second: None,
+            over_duration: Some(Span::secs(900)),
+        }
+    }
+}
+
+impl Default for Drain {
+    fn default() -> Self {
+        Self {
+            budget: Budget::default(),
+            deadline: default_drain_deadline(),
+            on_deadline: OnDeadline::default(),
+            notice: Notice::default(),
+        }
+    }
+}
+
+impl Default for Notice {
+    fn default() -> Self {
+        Self {
+            close_code: default_close_code(),
+            reconnect_window: default_reconnect_window(),
+            hint: HintKind::default(),
+        }
+    }
+}
+
+impl Default for Rehearsal {
+    fn default() -> Self {
+        Self {
+            policy: RehearsalPolicy::default(),
+            timeout: default_rehearsal_timeout(),
+        }
+    }
+}
+
+impl Default for Thresholds {
+    fn default() -> Self {
+        Self {
+            reconnect_success: SuccessThreshold::default(),
+            reconnect_time: TimeThreshold::default(),
+            failures_in_a_row: default_emergencies(),
+            state_loss: default_state_loss(),
+            unannounced_disconnects: default_emergencies(),
+        }
+    }
+}
+
+impl Default for SuccessThreshold {
+    fn default() -> Self {
+        Self {
+            rollback_below_percent: default_rollback_below(),
+            advance_above_percent: default_advance_above(),
+            window: default_window(),
+            min_samples: default_min_samples(),
+            action: BreachAction::default(),
+        }
+    }
+}
+
+impl Default for TimeThreshold {
+    fn default() -> Self {
+        Self {
+            above_baseline_percent: default_above_baseline(),
+            noise: default_noise(),
+            action: BreachAction::default(),
+        }
+    }
+}
+
+impl Default for Capacity {
+    fn default() -> Self {
+        Self {
+            max_surge: default_max_surge(),
+            min_ready_percent: default_min_ready_percent(),
+            rollback_floor: None,
+            max_draining_pods: None,
+        }
+    }
+}
+
+impl Default for PauseDeadline {
+    fn default() -> Self {
+        Self {
+            duration: default_pause_deadline(),
+            action: PauseAction::default(),
+        }
+    }
+}
+
+impl Default for Rollback {
+    fn default() -> Self {
+        Self {
+            budget: None,
+            deadline: default_rollback_deadline(),
+        }
+    }
+}

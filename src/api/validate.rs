@@ -1,0 +1,282 @@
+//! Parse, don't validate: a [`ValidatedRollout`] is a spec whose parts fit together. The CRD holds most rules already;
+//! what it cannot say (the template, the port, names that derive from the rollout's) is checked here, for lint and operator alike.
+
+use k8s_openapi::api::core::v1::PodTemplateSpec;
+use kube::ResourceExt as _;
+
+use super::spec::{Budget, MoveSessions, WebSocketRollout, WebSocketRolloutSpec};
+use super::{GROUP, SLOTS};
+
+/// The longest name of a rollout: `<name>-<hash>-token` and pods' names stay within Kubernetes' 63 characters.
+pub const MAX_NAME: usize = 40;
+/// The most sessions per second that `overDuration` asks for.
+pub const MAX_DEFAULT_RATE: u32 = 50;
+
+/// A rollout whose spec was found to be whole.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ValidatedRollout {
+    /// Namespace of the rollout and of everything it owns.
+    pub namespace: String,
+    /// Name of the rollout.
+    pub name: String,
+    /// UID of the rollout.
+    pub uid: String,
+    /// Generation of the spec.
+    pub generation: i64,
+    /// Pods that serve.
+    pub replicas: u32,
+    /// The pod template, typed.
+    pub template: PodTemplateSpec,
+    /// The spec as written, defaults filled in.
+    pub spec: WebSocketRolloutSpec,
+}
+
+/// One thing that is wrong with a spec.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{field}: {problem}; {remedy}")]
+pub struct Finding {
+    /// Path of the field.
+    pub field: String,
+    /// What is wrong, with the value.
+    pub problem: String,
+    /// What to do.
+    pub remedy: String,
+}
+
+/// Everything that is wrong with a spec.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{}", .0.iter().map(ToString::to_string).collect::<Vec<_>>().join(" · "))]
+pub struct Findings(pub Vec<Finding>);
+
+impl ValidatedRollout {
+    /// Checks a rollout.
+    ///
+    /// # Errors
+    /// All findings at once, each with field, value and remedy.
+    pub fn new(rollout: &WebSocketRollout) -> Result<Self, Findings> {
+        let mut findings = Vec::new();
+        let mut found = |field: &str, problem: String, remedy: &str| {
+            findings.push(Finding {
+                field: field.to_owned(),
+                problem,
+                remedy: remedy.to_owned(),
+            });
+        };
+        let name = rollout.name_any();
+        if name.len() > MAX_NAME {
+            found(
+                "metadata.name",
+                format!("{name:?} has {} characters", name.len()),
+                "use at most 40: names of Services and pods are derived from it",
+            );
+        }
+        let spec = &rollout.spec;
+        check_steps(spec, &mut found);
+        check_probes(spec, &mut found);
+        let template = check_template(spec, &mut found);
+        match (template, findings.is_empty()) {
+            (Some(template), true) => Ok(Self {
+                namespace: rollout.namespace().unwrap_or_default(),
+                name,
+                uid: rollout.uid().unwrap_or_default(),
+                generation: rollout.metadata.generation.unwrap_or_default(),
+                replicas: spec.replicas.unwrap_or(1).max(1).unsigned_abs(),
+                template,
+                spec: spec.clone(),
+            }),
+            _ => Err(Findings(findings)),
+        }
+    }
+
+    /// Name of a slot's Service.
+    pub fn slot_service(&self, slot: &str) -> String {
+        format!("{}-{slot}", self.name)
+    }
+
+    /// The slots in their order.
+    pub fn slots() -> impl Iterator<Item = &'static str> {
+        SLOTS.into_iter()
+    }
+}
+
+impl Budget {
+    /// Sessions per second that may be moved when `sessions` are to be moved in all.
+    pub fn per_second(&self, sessions: u64) -> f64 {
+        if let Some(rate) = self.connects_per_second {
+            return f64::from(rate);
+        }
+        let seconds = self
+            .over_duration
+            .map_or(900.0, |span| span.0.as_secs_f64())
+            .max(1.0);
+        (sessions as f64 / seconds).clamp(1.0, f64::from(MAX_DEFAULT_RATE))
+    }
+}
+
+fn check_steps(spec: &WebSocketRolloutSpec, found: &mut impl FnMut(&str, String, &str)) {
+    let weights: Vec<u8> = spec.steps.iter().map(|s| s.weight).collect();
+    if weights.last() != Some(&100) {
+        found(
+            "spec.steps",
+            format!("the weights {weights:?} do not end at 100"),
+            "let the last step have weight 100",
+        );
+    }
+    if !weights.is_sorted_by(|a, b| a < b) {
+        found(
+            "spec.steps",
+            format!("the weights {weights:?} do not rise"),
+            "give each step a greater weight than the one before",
+        );
+    }
+    let pinned = spec.steps.iter().any(|s| s.move_sessions == MoveSessions::Pinned);
+    if pinned && spec.drain.notice.hint == super::spec::HintKind::None {
+        found(
+            "spec.steps[].moveSessions",
+            "Pinned needs a hint, and spec.drain.notice.hint is None".to_owned(),
+            "set spec.drain.notice.hint to Query, or moveSessions to Auto",
+        );
+    }
+}
+
+fn check_probes(spec: &WebSocketRolloutSpec, found: &mut impl FnMut(&str, String, &str)) {
+    match url::Url::parse(&spec.probes.url) {
+        Ok(url) if !matches!(url.scheme(), "ws" | "wss") => found(
+            "spec.probes.url",
+            format!("{:?} has the scheme {}", spec.probes.url, url.scheme()),
+            "use ws:// or wss://",
+        ),
+        Ok(url) if !url.username().is_empty() || url.password().is_some() => {
+            found(
+                "spec.probes.url",
+                "the URL carries credentials".to_owned(),
+                "use spec.probes.tokenFrom",
+            );
+        }
+        Ok(_) => {}
+        Err(error) => found(
+            "spec.probes.url",
+            format!("{:?} is not a URL: {error}", spec.probes.url),
+            "write it as users do: ws://chat.example.com/ws",
+        ),
+    }
+}
+
+fn check_template(
+    spec: &WebSocketRolloutSpec,
+    found: &mut impl FnMut(&str, String, &str),
+) -> Option<PodTemplateSpec> {
+    let template: PodTemplateSpec = match serde_json::from_value(spec.template.clone()) {
+        Ok(template) => template,
+        Err(error) => {
+            found(
+                "spec.template",
+                format!("not a pod template: {error}"),
+                "write it as in a Deployment",
+            );
+            return None;
+        }
+    };
+    let labels = template.metadata.as_ref().and_then(|m| m.labels.as_ref());
+    if let Some(key) = labels.and_then(|l| l.keys().find(|k| k.starts_with(GROUP))) {
+        found(
+            "spec.template.metadata.labels",
+            format!("the label {key} belongs to wsroll"),
+            "remove it: the operator sets it",
+        );
+    }
+    let containers = template
+        .spec
+        .as_ref()
+        .map(|s| s.containers.as_slice())
+        .unwrap_or_default();
+    if containers.is_empty() {
+        found(
+            "spec.template.spec.containers",
+            "there is no container".to_owned(),
+            "name at least one",
+        );
+        return None;
+    }
+    let declared: Vec<i32> = containers
+        .iter()
+        .flat_map(|c| c.ports.iter().flatten())
+        .map(|p| p.container_port)
+        .collect();
+    if !declared.is_empty() && !declared.contains(&i32::from(spec.traffic.port)) {
+        found(
+            "spec.traffic.port",
+            format!(
+                "{} is no port of the pods: the containers declare {declared:?}",
+                spec.traffic.port
+            ),
+            "name the port on which the pods accept WebSockets, or declare it in the template",
+        );
+    }
+    Some(template)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn rollout(patch: serde_json::Value) -> WebSocketRollout {
+        let mut value = json!({
+            "apiVersion": "wsroll.dev/v1alpha1", "kind": "WebSocketRollout",
+            "metadata": {"name": "chat", "namespace": "default", "uid": "u", "generation": 3},
+            "spec": {
+                "template": {"metadata": {"labels": {"app": "chat"}}, "spec": {"containers": [
+                    {"name": "app", "image": "chat:1", "ports": [{"containerPort": 8080}]}]}},
+                "traffic": {"port": 8080, "routes": [{"name": "chat"}]},
+                "probes": {"url": "ws://chat.example.com/ws"}
+            }
+        });
+        json_patch::merge(&mut value, &patch);
+        serde_json::from_value(value).unwrap()
+    }
+
+    #[test]
+    fn a_minimal_rollout_is_whole_and_has_the_defaults_of_the_mission() {
+        let valid = ValidatedRollout::new(&rollout(json!({}))).unwrap();
+        let weights: Vec<u8> = valid.spec.steps.iter().map(|s| s.weight).collect();
+        assert_eq!(weights, [10, 50, 100]);
+        assert_eq!(valid.spec.thresholds.reconnect_success.rollback_below_percent, 80);
+        assert_eq!(valid.spec.thresholds.failures_in_a_row.max, 3);
+        assert_eq!(valid.spec.drain.deadline, super::super::Span::secs(1800));
+        assert_eq!(valid.replicas, 1);
+    }
+
+    #[rstest::rstest]
+    #[case(json!({"spec": {"steps": [{"weight": 10}, {"weight": 50}]}}), "spec.steps")]
+    #[case(json!({"spec": {"steps": [{"weight": 50}, {"weight": 10}, {"weight": 100}]}}), "spec.steps")]
+    #[case(json!({"spec": {"steps": [{"weight": 100, "moveSessions": "Pinned"}]}}), "spec.steps[].moveSessions")]
+    #[case(json!({"spec": {"probes": {"url": "http://chat/ws"}}}), "spec.probes.url")]
+    #[case(json!({"spec": {"probes": {"url": "ws://me:pw@chat/ws"}}}), "spec.probes.url")]
+    #[case(json!({"spec": {"probes": {"url": "chat"}}}), "spec.probes.url")]
+    #[case(json!({"spec": {"traffic": {"port": 9090}}}), "spec.traffic.port")]
+    #[case(json!({"spec": {"template": {"spec": {"containers": []}}}}), "spec.template.spec.containers")]
+    #[case(json!({"spec": {"template": {"spec": {"containers": "x"}}}}), "spec.template")]
+    #[case(json!({"spec": {"template": {"metadata": {"labels": {"wsroll.dev/role": "x"}}}}}), "spec.template.metadata.labels")]
+    #[case(json!({"metadata": {"name": "a-name-that-is-far-too-long-for-a-rollout-of-ours"}}), "metadata.name")]
+    fn what_does_not_fit_is_named_by_field(#[case] patch: serde_json::Value, #[case] field: &str) {
+        let findings = ValidatedRollout::new(&rollout(patch)).unwrap_err();
+        assert!(findings.0.iter().any(|f| f.field == field), "{findings}");
+    }
+
+    #[test]
+    fn a_budget_is_a_rate_or_a_time_to_spread_over() {
+        let spread = Budget::default();
+        assert!((spread.per_second(9_000) - 10.0).abs() < f64::EPSILON);
+        assert!(
+            (spread.per_second(1_000_000) - 50.0).abs() < f64::EPSILON,
+            "at most 50 per second"
+        );
+        assert!((spread.per_second(1) - 1.0).abs() < f64::EPSILON, "at least one");
+        let fixed = Budget {
+            connects_per_second: Some(200),
+            over_duration: None,
+        };
+        assert!((fixed.per_second(1) - 200.0).abs() < f64::EPSILON);
+    }
+}
