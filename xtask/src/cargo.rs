@@ -1,0 +1,46 @@
+//! Cargo, called from within cargo: the same toolchain, the same target directory.
+
+use std::{path::PathBuf, process::Command};
+
+use anyhow::{Context as _, Result};
+
+use crate::{paths, shell};
+
+/// The cargo that runs us, in the workspace, without the variables that describe xtask itself.
+pub fn command() -> Command {
+    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+    let mut command = shell::command(cargo);
+    command.current_dir(paths::root());
+    for (name, _) in std::env::vars_os() {
+        // They would make build scripts of dependencies look changed.
+        let name = name.to_string_lossy();
+        if name.starts_with("CARGO_PKG_") || name.starts_with("CARGO_MANIFEST") {
+            command.env_remove(&*name);
+        }
+    }
+    command
+}
+
+/// Builds the workspace's programs and gives the directory they are in.
+pub fn build_programs() -> Result<PathBuf> {
+    shell::run(command().args([
+        "build",
+        "--package",
+        "wsroll",
+        "--package",
+        "session-server",
+        "--bins",
+    ]))?;
+    Ok(target_dir()?.join("debug"))
+}
+
+/// Where cargo puts what it builds.
+pub fn target_dir() -> Result<PathBuf> {
+    #[derive(serde::Deserialize)]
+    struct Metadata {
+        target_directory: PathBuf,
+    }
+    let described = shell::output(command().args(["metadata", "--no-deps", "--format-version", "1"]))?;
+    let metadata: Metadata = serde_json::from_str(&described).context("failed to read cargo's metadata")?;
+    Ok(metadata.target_directory)
+}

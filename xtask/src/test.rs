@@ -1,0 +1,165 @@
+//! The tests: those that need nothing, and those that need a cluster.
+
+use std::process::Command;
+
+use anyhow::{Result, bail};
+
+use crate::{
+    cargo,
+    cluster::{self, ClusterHandle},
+    image::{self, Images},
+    paths, shell,
+    wait::Stopwatch,
+};
+
+/// Which tests.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum Kind {
+    /// Those that need no cluster
+    Unit,
+    /// Those that need a cluster
+    E2e,
+}
+
+/// How to test.
+#[derive(Debug, Clone, clap::Args)]
+pub struct Options {
+    /// Which tests; all of them when left out
+    kind: Option<Kind>,
+    /// Only tests whose name holds this
+    filter: Option<String>,
+    /// End-to-end tests that run at once
+    #[arg(long, default_value_t = 3)]
+    threads: usize,
+    /// Leave the cluster running that was started for the tests
+    #[arg(long)]
+    keep: bool,
+    /// Refuse to install packages on this host
+    #[arg(long)]
+    no_install: bool,
+}
+
+/// Runs the tests; fails when one fails, but not for want of a cluster.
+pub fn run(options: &Options) -> Result<()> {
+    let watch = Stopwatch::start();
+    if options.kind != Some(Kind::E2e) {
+        shell::run(
+            cargo::command()
+                .args(["test", "--workspace"])
+                .args(&options.filter),
+        )?;
+    }
+    if options.kind != Some(Kind::Unit) {
+        end_to_end(options)?;
+    }
+    eprintln!("tests: done in {:.0} s", watch.elapsed().as_secs_f64());
+    Ok(())
+}
+
+fn end_to_end(options: &Options) -> Result<()> {
+    if !["tests/e2e.rs", "tests/e2e/main.rs"]
+        .iter()
+        .any(|file| paths::root().join(file).exists())
+    {
+        eprintln!("tests: there are no end-to-end tests");
+        return Ok(());
+    }
+    if let Some(reason) = cluster::obstacle() {
+        return leave_out(&reason);
+    }
+    let found = cluster::running()?;
+    let started_here = found.is_none();
+    let tested = test_on_cluster(options);
+    if started_here && !options.keep {
+        // After a failure as well: whoever wants to look asks for `--keep`.
+        cluster::down()?;
+    }
+    tested
+}
+
+fn test_on_cluster(options: &Options) -> Result<()> {
+    let cluster = cluster::up(cluster::Options {
+        install: !options.no_install,
+    })?;
+    let images = image::build(&cluster, !options.no_install)?;
+    let mut test = cargo::command();
+    test.args(["test", "--package", "wsroll", "--test", "e2e", "--"])
+        .args(["--ignored", "--test-threads", &options.threads.to_string()])
+        .args(&options.filter);
+    describe(&mut test, &cluster, &images)?;
+    let tested = shell::run(&mut test);
+    if tested.is_err() {
+        show_state(&cluster);
+    }
+    tested
+}
+
+/// Tells the tests where everything is.
+fn describe(test: &mut Command, cluster: &ClusterHandle, images: &Images) -> Result<()> {
+    test.env("KUBECONFIG", &cluster.kubeconfig)
+        .env("WSROLL_E2E_KUBECTL", &cluster.kubectl)
+        .env("WSROLL_E2E_GATEWAY", &cluster.gateway_host)
+        .env("WSROLL_E2E_GATEWAY_INSIDE", &cluster.gateway_inside)
+        .env("WSROLL_E2E_GATEWAY_REF", &cluster.gateway_ref)
+        .env("WSROLL_E2E_OPERATOR_IMAGE", &images.wsroll)
+        .env("WSROLL_E2E_SERVER_IMAGE", &images.server)
+        .env("WSROLL_E2E_REDIS_IMAGE", &images.redis)
+        .env("WSROLL_E2E_WSROLL_BIN", cargo::target_dir()?.join("debug/wsroll"));
+    Ok(())
+}
+
+/// Says loudly which tests did not run and what they need. No failure: the rest has been tested.
+fn leave_out(reason: &str) -> Result<()> {
+    let listed = shell::output(cargo::command().args([
+        "test",
+        "--quiet",
+        "--package",
+        "wsroll",
+        "--test",
+        "e2e",
+        "--",
+        "--ignored",
+        "--list",
+    ]))?;
+    let names = test_names(&listed);
+    if names.is_empty() {
+        bail!("the end-to-end tests could not be listed");
+    }
+    eprintln!("\nLEFT OUT: {} end-to-end tests. {reason}", names.len());
+    for name in names {
+        eprintln!("  {name}");
+    }
+    Ok(())
+}
+
+/// Names in libtest's list: `abort::moves_back: test`.
+fn test_names(listed: &str) -> Vec<&str> {
+    listed
+        .lines()
+        .filter_map(|line| line.strip_suffix(": test"))
+        .collect()
+}
+
+/// After a failure: what the cluster looks like.
+fn show_state(cluster: &ClusterHandle) {
+    for what in [
+        &["get", "pods", "--all-namespaces", "-o", "wide"][..],
+        &["get", "nodes"],
+    ] {
+        let shown = shell::output(cluster.kubectl().args(what));
+        eprintln!("{}", shown.unwrap_or_else(|error| format!("{error:#}")));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lists_tests() {
+        assert_eq!(
+            test_names("a::b: test\nc: test\n\n2 tests, 0 benchmarks\n"),
+            ["a::b", "c"]
+        );
+    }
+}
