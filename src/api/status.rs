@@ -250,6 +250,9 @@ pub struct Release {
     /// How long the gateway took to program the pins route, in milliseconds.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub programming_ms: Option<u64>,
+    /// Whether the rehearsal is over.
+    #[serde(default)]
+    pub rehearsed: bool,
     /// Whether a user may ever have been led to the new revision.
     #[serde(default)]
     pub exposed: bool,
@@ -337,8 +340,6 @@ pub struct DrainStatus {
     pub closed_clean: i64,
     /// Sessions that were closed at a deadline.
     pub closed_forced: i64,
-    /// Sessions that the receiving pods report as resumed since the first wave.
-    pub returned: i64,
     /// Sessions per second that are asked to move now.
     pub rate: f64,
     /// Seconds until the wave ends at that rate.
@@ -364,6 +365,11 @@ pub struct Wave {
     /// When its first order was due.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ordered_at: Option<Timestamp>,
+    /// Time that this wave has run under an operator, in milliseconds: deadlines count by it, so that they stand still while no operator is there.
+    #[serde(default)]
+    pub elapsed_ms: i64,
+    /// When `elapsedMs` was last added to.
+    pub ticked_at: Timestamp,
     /// Whether the pods leave rotation first; not so where the whole revision has weight 0.
     pub leave_rotation: bool,
     /// The pods.
@@ -401,12 +407,21 @@ pub struct WavePod {
     /// When it was seen out of rotation.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub left_at: Option<Timestamp>,
-    /// When its first order was due.
+    /// The wave's `elapsedMs` when its first order was due.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub ordered_at: Option<Timestamp>,
+    pub ordered_ms: Option<i64>,
     /// When its sessions were gone.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub done_at: Option<Timestamp>,
+    /// Sessions that it says it has told.
+    #[serde(default)]
+    pub notified: i64,
+    /// Sessions that it says have left in their turn.
+    #[serde(default)]
+    pub closed_clean: i64,
+    /// Sessions that it says it has closed at the deadline.
+    #[serde(default)]
+    pub closed_forced: i64,
 }
 
 /// What was decided, and on what grounds.

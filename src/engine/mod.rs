@@ -1,3 +1,43 @@
 //! Decide: phases, waves and budget, capacity, verdict. Pure: no client, no clock, no I/O.
+//!
+//! [`plan`] reads one moment of the cluster and says what the status shall be and what is to be done. The same code runs under
+//! the operator and in tests. Every phase can be re-entered from status plus observation: nothing is remembered between calls.
+//!
+//! - `advance`: which phase follows
+//! - `release`: how a release begins, is requested on, and ends
+//! - `act`: what the phase asks of the cluster, as the difference to what is there
+//! - `report`: what the phase looks like to people
 
+mod act;
+mod advance;
+pub mod budget;
+pub mod capacity;
 pub mod evidence;
+pub mod observed;
+pub mod plan;
+mod release;
+mod report;
+pub mod verdict;
+pub mod wave;
+mod work;
+
+#[cfg(test)]
+mod model;
+
+use jiff::Timestamp;
+
+pub use observed::Observed;
+pub use plan::{Action, Note, Plan};
+pub use report::progress_only;
+
+/// Decides.
+pub fn plan(observed: &Observed, now: Timestamp) -> Plan {
+    let mut work = work::Work::new(observed, now);
+    work.begin();
+    work.heed_request();
+    work.heed_template();
+    work.advance();
+    work.act();
+    work.report();
+    work.into_plan()
+}
