@@ -1,1 +1,4 @@
 //! What people read: events, metrics.
+
+pub mod events;
+pub mod metrics;
