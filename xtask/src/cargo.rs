@@ -22,15 +22,11 @@ pub fn command() -> Command {
 }
 
 /// Builds the workspace's programs and gives the directory they are in.
+///
+/// With the tests, although nothing runs them here: tests turn on features of shared dependencies, and
+/// a build without them would compile every dependency a second time.
 pub fn build_programs() -> Result<PathBuf> {
-    shell::run(command().args([
-        "build",
-        "--package",
-        "wsroll",
-        "--package",
-        "session-server",
-        "--bins",
-    ]))?;
+    shell::run(command().args(["build", "--workspace", "--all-targets"]))?;
     Ok(target_dir()?.join("debug"))
 }
 

@@ -15,8 +15,7 @@ const CRD_FILES: [&str; 3] = [
 
 /// Writes them, or with `check` compares and fails with the difference.
 pub fn run(check: bool) -> Result<()> {
-    let definition =
-        shell::output(cargo::command().args(["run", "--quiet", "--package", "wsroll", "--", "crd"]))?;
+    let definition = shell::output(shell::command(cargo::build_programs()?.join("wsroll")).arg("crd"))?;
     let mut stale = Vec::new();
     for file in CRD_FILES {
         let path = paths::root().join(file);

@@ -15,7 +15,17 @@ pub fn run() -> Result<()> {
         &["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"],
     )?;
     eprintln!("lint: documentation");
-    let doc = ["doc", "--workspace", "--no-deps", "--document-private-items"];
+    // Asking for examples, of which there are none, turns on the tests' dependencies: otherwise all
+    // dependencies would be checked a second time with other features.
+    let doc = [
+        "doc",
+        "--workspace",
+        "--no-deps",
+        "--document-private-items",
+        "--lib",
+        "--bins",
+        "--examples",
+    ];
     shell::run(cargo::command().env("RUSTDOCFLAGS", "-D warnings").args(doc))?;
     dependencies()?;
     eprintln!("lint: generated files");

@@ -7,6 +7,7 @@ mod cluster;
 mod generate;
 mod host;
 mod image;
+mod interrupt;
 mod lint;
 mod paths;
 mod shell;

@@ -8,7 +8,7 @@ use crate::{
     cargo,
     cluster::{self, ClusterHandle},
     image::{self, Images},
-    paths, shell,
+    interrupt, paths, shell,
     wait::Stopwatch,
 };
 
@@ -67,11 +67,15 @@ fn end_to_end(options: &Options) -> Result<()> {
     if let Some(reason) = cluster::obstacle() {
         return leave_out(&reason);
     }
-    let found = cluster::running()?;
-    let started_here = found.is_none();
+    let started_here = cluster::running()?.is_none();
+    let stop_it = started_here && !options.keep;
+    if stop_it {
+        interrupt::defer()?;
+    }
     let tested = test_on_cluster(options);
-    if started_here && !options.keep {
+    if stop_it {
         // After a failure as well: whoever wants to look asks for `--keep`.
+        interrupt::clean_up();
         cluster::down()?;
     }
     tested
@@ -83,7 +87,7 @@ fn test_on_cluster(options: &Options) -> Result<()> {
     })?;
     let images = image::build(&cluster, !options.no_install)?;
     let mut test = cargo::command();
-    test.args(["test", "--package", "wsroll", "--test", "e2e", "--"])
+    test.args(["test", "--workspace", "--test", "e2e", "--"])
         .args(["--ignored", "--test-threads", &options.threads.to_string()])
         .args(&options.filter);
     describe(&mut test, &cluster, &images)?;
@@ -113,8 +117,7 @@ fn leave_out(reason: &str) -> Result<()> {
     let listed = shell::output(cargo::command().args([
         "test",
         "--quiet",
-        "--package",
-        "wsroll",
+        "--workspace",
         "--test",
         "e2e",
         "--",

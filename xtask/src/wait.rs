@@ -10,6 +10,8 @@ use std::time::Duration;
 
 use anyhow::{Result, bail};
 
+use crate::interrupt;
+
 /// Time since it was made.
 #[derive(Debug, Clone, Copy)]
 pub struct Stopwatch {
@@ -45,6 +47,7 @@ pub fn sleep(time: Duration) {
 pub fn until<T>(what: &str, limit: Duration, mut look: impl FnMut() -> Result<T>) -> Result<T> {
     let watch = Stopwatch::start();
     loop {
+        interrupt::check()?;
         match look() {
             Ok(found) => return Ok(found),
             Err(reason) if watch.elapsed() >= limit => {
