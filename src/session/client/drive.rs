@@ -1,0 +1,365 @@
+//! How a session moves: one poll reads its sockets, its connection attempt and its timer, and turns what they bring into
+//! events. All state is in [`Session`], so that a cancelled poll loses nothing.
+
+use std::task::{Context, Poll};
+
+use rand::RngExt as _;
+use tokio::time::{Instant, sleep_until};
+
+use super::{Attempt, Cause, Event, FADE, Fading, Outage, Session, Socket};
+use crate::session::config::SessionConfig;
+use crate::session::dial::{DialError, Dialed, Resume, dial};
+use crate::session::event::{End, Failure, Restored, Welcomed};
+use crate::session::ledger::Received;
+use crate::session::socket::Incoming;
+use crate::session::wire::{ClientFrame, Notice, ServerFrame};
+
+/// Which socket a frame came from.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum From {
+    Current,
+    Fading,
+}
+
+impl Session {
+    pub(super) fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Event> {
+        loop {
+            if let Some(event) = self.events.pop_front() {
+                return Poll::Ready(event);
+            }
+            // The old socket first: what it still delivers has lower numbers.
+            let moved =
+                self.poll_fading(cx) || self.poll_current(cx) || self.poll_attempt(cx) || self.poll_timer(cx);
+            if !moved {
+                return Poll::Pending;
+            }
+        }
+    }
+
+    /// Ready when no let-go socket is left.
+    pub(super) fn poll_faded(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        while self.poll_fading(cx) {
+            self.events.clear();
+        }
+        if self.fading.is_empty() {
+            Poll::Ready(())
+        } else {
+            Poll::Pending
+        }
+    }
+
+    fn poll_fading(&mut self, cx: &mut Context<'_>) -> bool {
+        for place in 0..self.fading.len() {
+            match self.fading[place].socket.poll(cx) {
+                Poll::Ready(Incoming::Frame(frame)) => self.on_frame(frame, From::Fading),
+                Poll::Ready(Incoming::End(_)) => drop(self.fading.remove(place)),
+                Poll::Pending => continue,
+            }
+            return true;
+        }
+        false
+    }
+
+    fn poll_current(&mut self, cx: &mut Context<'_>) -> bool {
+        let Some(socket) = &mut self.current else {
+            return false;
+        };
+        if self.ledger.has_unsent() {
+            for text in self.ledger.unsent(Instant::now()) {
+                socket.send(text);
+            }
+        }
+        match socket.poll(cx) {
+            Poll::Ready(Incoming::Frame(frame)) => self.on_frame(frame, From::Current),
+            Poll::Ready(Incoming::End(end)) => self.on_end(end),
+            Poll::Pending => return false,
+        }
+        true
+    }
+
+    fn poll_attempt(&mut self, cx: &mut Context<'_>) -> bool {
+        match &mut self.attempt {
+            None | Some(Attempt::Waiting(_)) => return false,
+            Some(Attempt::Dialing(dialing)) => match dialing.as_mut().poll(cx) {
+                Poll::Ready(result) => self.on_dialed(result),
+                Poll::Pending => return false,
+            },
+            Some(Attempt::Opened(socket)) => match socket.poll(cx) {
+                Poll::Ready(Incoming::Frame(frame @ ServerFrame::Welcome { .. })) => {
+                    self.on_welcome(frame);
+                }
+                // Nothing else can be understood before the welcome.
+                Poll::Ready(Incoming::Frame(_)) => {}
+                Poll::Ready(Incoming::End(end)) => {
+                    let code = end.code();
+                    self.on_failure(Failure::ClosedEarly { code });
+                }
+                Poll::Pending => return false,
+            },
+        }
+        true
+    }
+
+    fn poll_timer(&mut self, cx: &mut Context<'_>) -> bool {
+        let Some(deadline) = self.deadline() else {
+            self.timer = None;
+            return false;
+        };
+        let now = Instant::now();
+        if deadline <= now {
+            self.on_deadline(now);
+            return true;
+        }
+        let timer = self.timer.get_or_insert_with(|| Box::pin(sleep_until(deadline)));
+        if timer.deadline() != deadline {
+            timer.as_mut().reset(deadline);
+        }
+        timer.as_mut().poll(cx).is_ready()
+    }
+
+    fn deadline(&self) -> Option<Instant> {
+        let attempt = match &self.attempt {
+            Some(Attempt::Waiting(at)) => Some(*at),
+            Some(Attempt::Opened(socket)) => Some(self.welcome_until(socket)),
+            Some(Attempt::Dialing(_)) | None => None,
+        };
+        let fading = self.fading.iter().map(|fading| fading.until);
+        fading.chain(attempt).chain(self.answer_until()).min()
+    }
+
+    fn welcome_until(&self, socket: &Socket) -> Instant {
+        socket.opened_at + self.config.welcome_timeout
+    }
+
+    fn answer_until(&self) -> Option<Instant> {
+        self.current.as_ref()?;
+        Some(self.ledger.waiting_since()? + self.config.answer_timeout?)
+    }
+
+    fn on_deadline(&mut self, now: Instant) {
+        self.fading.retain(|fading| fading.until > now);
+        if self.answer_until().is_some_and(|at| at <= now) {
+            self.on_end(End::Unanswered);
+        }
+        match &self.attempt {
+            Some(Attempt::Waiting(at)) if *at <= now => self.begin_dial(now),
+            Some(Attempt::Opened(socket)) if self.welcome_until(socket) <= now => {
+                self.on_failure(Failure::Mute);
+            }
+            _ => {}
+        }
+    }
+
+    fn begin_dial(&mut self, now: Instant) {
+        let last = self.ledger.last();
+        let outage = self
+            .outage
+            .get_or_insert_with(|| Outage::new(Cause::First, Some(now)));
+        outage.first_dial.get_or_insert(now);
+        outage.attempts += 1;
+        outage.resumed_from = last;
+        self.events.push_back(Event::Dialing {
+            attempt: outage.attempts,
+            cause: outage.cause,
+        });
+        let (config, token, pin) = (self.config.clone(), self.token.clone(), self.pin.clone());
+        let (id, hint) = (self.id.clone(), self.hint.clone());
+        self.attempt = Some(Attempt::Dialing(Box::pin(async move {
+            let SessionConfig {
+                endpoint,
+                declare_notice,
+                ..
+            } = &*config;
+            let resume = Resume {
+                session: id.as_deref().map(|id| (id, last)),
+                declare_notice: *declare_notice,
+                hint: hint.as_deref(),
+            };
+            dial(endpoint, resume, token.as_ref(), pin.as_ref()).await
+        })));
+    }
+
+    fn on_dialed(&mut self, result: Result<Dialed, DialError>) {
+        match result {
+            Ok(mut dialed) => {
+                let revision = dialed.revision.take();
+                let socket = Box::new(Socket::new(dialed, Instant::now()));
+                self.attempt = Some(Attempt::Opened(socket));
+                self.events.push_back(Event::Accepted { revision });
+            }
+            Err(error) => {
+                tracing::debug!(error = &error as &dyn std::error::Error, "attempt failed");
+                self.on_failure(error.failure());
+            }
+        }
+    }
+
+    fn on_failure(&mut self, failure: Failure) {
+        self.events.push_back(Event::AttemptFailed(failure));
+        self.schedule(Instant::now());
+    }
+
+    fn on_welcome(&mut self, frame: ServerFrame) {
+        let ServerFrame::Welcome {
+            session,
+            epoch,
+            revision,
+            pod,
+            resumed,
+            seq,
+        } = frame
+        else {
+            return;
+        };
+        let Some(Attempt::Opened(mut socket)) = self.attempt.take() else {
+            return;
+        };
+        let now = Instant::now();
+        socket.phases.first_message = now - socket.opened_at;
+        let phases = socket.phases;
+        if let Some(socket) = self.current.replace(socket) {
+            let until = now + FADE;
+            self.fading.push(Fading { socket, until });
+        }
+        self.restored = false;
+
+        let (cause, resumed_from) = self
+            .outage
+            .as_ref()
+            .map_or((Cause::First, 0), |o| (o.cause, o.resumed_from));
+        // A service that restores an older state than the one it answered from has lost some as well.
+        let found = resumed && seq >= resumed_from;
+        let state_lost = self.id.is_some() && !found;
+        if !found {
+            self.ledger.restart(seq);
+        }
+        self.id = Some(session);
+        self.ledger.socket_changed();
+        self.events.push_back(Event::Welcomed(Welcomed {
+            revision,
+            pod,
+            epoch,
+            resumed,
+            state_lost,
+            cause,
+            phases,
+        }));
+    }
+
+    fn on_frame(&mut self, frame: ServerFrame, from: From) {
+        match frame {
+            ServerFrame::Message { seq, id } => {
+                match self.ledger.receive(seq) {
+                    Received::New { missing } => {
+                        if missing > 0 {
+                            self.events.push_back(Event::Gap { missing });
+                        }
+                        self.events.push_back(Event::Message { seq });
+                    }
+                    Received::Duplicate => self.events.push_back(Event::Duplicate),
+                }
+                if let Some((request, at)) = id.and_then(|id| self.ledger.answer(&id)) {
+                    let after = at.elapsed();
+                    self.events.push_back(Event::Answered { request, after });
+                }
+                self.on_sign_of_life(from);
+            }
+            ServerFrame::State { id, state } => {
+                if let Some((request, _)) = self.ledger.answer(&id) {
+                    self.events.push_back(Event::State { request, state });
+                }
+                self.on_sign_of_life(from);
+            }
+            ServerFrame::Error { id, code } => {
+                // An owner that lost the session refuses writes; the next owner gets them again.
+                let id = id.filter(|_| from == From::Current && code != "stale");
+                if let Some((request, _)) = id.and_then(|id| self.ledger.answer(&id)) {
+                    self.events.push_back(Event::Refused { request, code });
+                }
+            }
+            ServerFrame::Notice(notice) if from == From::Current => self.on_notice(notice),
+            ServerFrame::Notice(_) | ServerFrame::Welcome { .. } | ServerFrame::Unknown => {}
+        }
+    }
+
+    /// A message on the new socket ends the outage.
+    fn on_sign_of_life(&mut self, from: From) {
+        if from == From::Fading || self.restored {
+            return;
+        }
+        let Some(socket) = &self.current else { return };
+        self.restored = true;
+        let now = Instant::now();
+        self.backoff.restored(now);
+        if let Some(outage) = self.outage.take() {
+            self.events.push_back(Event::Restored(Restored {
+                cause: outage.cause,
+                since_dial: outage.first_dial.map_or_else(Default::default, |at| now - at),
+                downtime: outage.lost_at.map_or_else(Default::default, |at| now - at),
+                attempts: outage.attempts,
+                phases: socket.phases,
+            }));
+        }
+    }
+
+    fn on_notice(&mut self, notice: Notice) {
+        let Some(socket) = &mut self.current else {
+            return;
+        };
+        socket.noticed = true;
+        socket.send(ClientFrame::Ack { id: &notice.id }.to_text());
+        // A hint holds until the next notice: without it an unasked reconnect could land where it would be moved again.
+        self.hint = notice.reconnect.query;
+        let make_before_break = notice.make_before_break && self.config.make_before_break;
+        let after = std::time::Duration::from_millis(notice.reconnect.after_ms);
+        self.events.push_back(Event::Noticed {
+            id: notice.id,
+            after,
+            make_before_break,
+        });
+        let planned = matches!(self.attempt, None | Some(Attempt::Waiting(_)));
+        if !make_before_break || !planned {
+            return;
+        }
+        let now = Instant::now();
+        let within = std::time::Duration::from_millis(notice.reconnect.within_ms);
+        let place = now + after + within.mul_f64(self.rng.random_range(0.0..=1.0));
+        if self.attempt.is_none() {
+            self.backoff.lost(now);
+            self.outage = Some(Outage::new(Cause::Handover, None));
+            self.schedule(place);
+        } else {
+            // The pod renewed its order, and with it the session's place.
+            self.attempt = Some(Attempt::Waiting(place));
+        }
+    }
+
+    /// The current socket is gone.
+    fn on_end(&mut self, end: End) {
+        let Some(socket) = self.current.take() else {
+            return;
+        };
+        let announced = match end {
+            End::Closed { code } => socket.noticed || code == self.config.ordered_code,
+            // Something else cut it, whatever was announced.
+            End::Cut | End::Unanswered => false,
+        };
+        self.restored = false;
+        self.events.push_back(Event::Disconnected { end, announced });
+        let now = Instant::now();
+        self.backoff.lost(now);
+        let cause = if announced {
+            Cause::Announced
+        } else {
+            Cause::Unannounced
+        };
+        let outage = self.outage.get_or_insert_with(|| Outage::new(cause, None));
+        outage.lost_at.get_or_insert(now);
+        match self.attempt {
+            None => self.schedule(now),
+            // Its successor was planned for later: there is nothing left to wait for.
+            Some(Attempt::Waiting(_)) => self.attempt = Some(Attempt::Waiting(now)),
+            Some(Attempt::Dialing(_) | Attempt::Opened(_)) => {}
+        }
+    }
+}

@@ -1,0 +1,284 @@
+//! One connection attempt: TCP, TLS, upgrade, each timed.
+
+use std::pin::pin;
+use std::time::Duration;
+
+use http::{HeaderValue, Request, header};
+use rustls::pki_types::ServerName;
+use thiserror::Error;
+use tokio::net::TcpStream;
+use tokio::time::{Instant, timeout_at};
+use tokio_rustls::{TlsConnector, client::TlsStream};
+use tokio_tungstenite::tungstenite::{
+    Error as WsError, handshake::client::generate_key, protocol::WebSocketConfig,
+};
+use tokio_tungstenite::{WebSocketStream, client_async_with_config};
+use tokio_util::either::Either;
+use url::form_urlencoded;
+
+use super::config::{Endpoint, PIN_HEADER, Pin, bearer};
+use super::event::Failure;
+use super::token::Token;
+
+/// 4 KiB each way instead of tungstenite's 128: an idle socket then costs under 6 KB instead of 137.
+const BUFFER: usize = 4 * 1024;
+/// A state with its whole history fits; anything larger is not this protocol.
+const MAX_MESSAGE: usize = 1024 * 1024;
+/// The response header in which a service may name its revision before its first message.
+const REVISION_HEADER: &str = "wsroll-revision";
+
+/// A plain or encrypted TCP stream.
+pub type Stream = Either<TcpStream, Box<TlsStream<TcpStream>>>;
+
+/// How long each part of an attempt took.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Phases {
+    /// Name look-up and TCP handshake.
+    pub tcp: Duration,
+    /// TLS handshake; zero for `ws`.
+    pub tls: Duration,
+    /// HTTP upgrade.
+    pub upgrade: Duration,
+    /// From the upgrade to the first message.
+    pub first_message: Duration,
+}
+
+/// What the query of a resume says.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Resume<'a> {
+    /// The session to resume, and the last number received.
+    pub session: Option<(&'a str, u64)>,
+    /// Declares that notices are understood.
+    pub declare_notice: bool,
+    /// The hint of the last notice, `name=value`.
+    pub hint: Option<&'a str>,
+}
+
+/// An accepted upgrade.
+#[derive(Debug)]
+pub struct Dialed {
+    /// The socket.
+    pub socket: WebSocketStream<Stream>,
+    /// Times so far.
+    pub phases: Phases,
+    /// The revision, where the response names it.
+    pub revision: Option<String>,
+}
+
+/// Why an attempt got no socket. Holds neither query nor headers.
+#[derive(Debug, Error)]
+pub enum DialError {
+    /// No address, or no TCP connection.
+    #[error("failed to connect to {address}")]
+    Connect {
+        /// The address dialled.
+        address: String,
+        /// What the system said.
+        #[source]
+        source: std::io::Error,
+    },
+    /// The TLS handshake failed.
+    #[error("failed to agree on TLS")]
+    Tls(#[source] std::io::Error),
+    /// The URL's host cannot be a TLS name.
+    #[error("the URL's host is no valid TLS name")]
+    TlsName,
+    /// The request cannot be built; a token with characters that a header does not take.
+    #[error("failed to build the upgrade request")]
+    Request,
+    /// Another status than 101.
+    #[error("the upgrade was answered with {0}")]
+    Refused(u16),
+    /// No valid answer to the upgrade.
+    #[error("failed to upgrade")]
+    Handshake(#[source] Box<WsError>),
+    /// It took too long.
+    #[error("no answer within {0:?}")]
+    Timeout(Duration),
+}
+
+/// Dials once. The endpoint's connect timeout bounds all of it.
+pub async fn dial(
+    endpoint: &Endpoint,
+    resume: Resume<'_>,
+    token: Option<&Token>,
+    pin: Option<&Pin>,
+) -> Result<Dialed, DialError> {
+    let request = request(endpoint, resume, token, pin)?;
+    let deadline = Instant::now() + endpoint.connect_timeout;
+    let attempt = pin!(connect(endpoint, request));
+    timeout_at(deadline, attempt)
+        .await
+        .unwrap_or(Err(DialError::Timeout(endpoint.connect_timeout)))
+}
+
+async fn connect(endpoint: &Endpoint, request: Request<()>) -> Result<Dialed, DialError> {
+    let mut phases = Phases::default();
+    let begun = Instant::now();
+    let tcp = TcpStream::connect(&endpoint.connect_to)
+        .await
+        .map_err(|source| DialError::Connect {
+            address: endpoint.connect_to.clone(),
+            source,
+        })?;
+    // Small frames must not wait for each other; a socket that cannot do it works all the same.
+    let _ = tcp.set_nodelay(true);
+    phases.tcp = begun.elapsed();
+
+    let begun = Instant::now();
+    let stream: Stream = match &endpoint.tls {
+        None => Either::Left(tcp),
+        Some(config) => {
+            let name = ServerName::try_from(endpoint.host.clone()).map_err(|_| DialError::TlsName)?;
+            let tls = TlsConnector::from(config.clone())
+                .connect(name, tcp)
+                .await
+                .map_err(DialError::Tls)?;
+            phases.tls = begun.elapsed();
+            Either::Right(Box::new(tls))
+        }
+    };
+
+    let begun = Instant::now();
+    let config = WebSocketConfig::default()
+        .read_buffer_size(BUFFER)
+        .write_buffer_size(BUFFER)
+        .max_write_buffer_size(MAX_MESSAGE)
+        .max_message_size(Some(MAX_MESSAGE))
+        .max_frame_size(Some(MAX_MESSAGE));
+    let (socket, response) = client_async_with_config(request, stream, Some(config))
+        .await
+        .map_err(|error| match error {
+            WsError::Http(response) => DialError::Refused(response.status().as_u16()),
+            other => DialError::Handshake(Box::new(other)),
+        })?;
+    phases.upgrade = begun.elapsed();
+    let revision = response
+        .headers()
+        .get(REVISION_HEADER)
+        .and_then(|value| value.to_str().ok())
+        .map(str::to_owned);
+    Ok(Dialed {
+        socket,
+        phases,
+        revision,
+    })
+}
+
+fn request(
+    endpoint: &Endpoint,
+    resume: Resume<'_>,
+    token: Option<&Token>,
+    pin: Option<&Pin>,
+) -> Result<Request<()>, DialError> {
+    let mut request = Request::builder()
+        .uri(target(endpoint, resume))
+        .header(header::HOST, &endpoint.authority)
+        .header(header::CONNECTION, "Upgrade")
+        .header(header::UPGRADE, "websocket")
+        .header(header::SEC_WEBSOCKET_VERSION, "13")
+        .header(header::SEC_WEBSOCKET_KEY, generate_key())
+        .header(header::USER_AGENT, &endpoint.user_agent)
+        .body(())
+        .map_err(|_| DialError::Request)?;
+    let headers = request.headers_mut();
+    for (name, value) in &endpoint.headers {
+        headers.append(name, value.clone());
+    }
+    if let Some(offered) = &endpoint.subprotocols {
+        headers.insert(header::SEC_WEBSOCKET_PROTOCOL, offered.clone());
+    }
+    if let Some(token) = token {
+        headers.insert(header::AUTHORIZATION, bearer(token).ok_or(DialError::Request)?);
+    }
+    if let Some(Pin(value)) = pin {
+        headers.insert(PIN_HEADER, HeaderValue::clone(value));
+    }
+    Ok(request)
+}
+
+/// The URL with the session's own query behind the user's.
+fn target(endpoint: &Endpoint, resume: Resume<'_>) -> String {
+    let mut url = endpoint.url.clone();
+    url.set_fragment(None);
+    if resume.session.is_some() || resume.declare_notice || resume.hint.is_some() {
+        let mut query = url.query_pairs_mut();
+        if let Some((session, last)) = resume.session {
+            query.append_pair("session", session);
+            query.append_pair("last", &last.to_string());
+        }
+        if resume.declare_notice {
+            query.append_pair("notice", "wsroll.v1");
+        }
+        if let Some(hint) = resume.hint {
+            query.extend_pairs(form_urlencoded::parse(hint.as_bytes()));
+        }
+    }
+    url.into()
+}
+
+// === impl DialError ===
+
+impl DialError {
+    /// What kind of failure this is.
+    pub fn failure(&self) -> Failure {
+        match self {
+            // The system reports a failed look-up as "other", without an OS error.
+            Self::Connect { source, .. } if source.raw_os_error().is_none() => Failure::Resolve,
+            Self::Connect { .. } => Failure::Connect,
+            Self::Tls(_) | Self::TlsName => Failure::Tls,
+            Self::Refused(status) => Failure::Refused { status: *status },
+            Self::Request | Self::Handshake(_) => Failure::Handshake,
+            Self::Timeout(_) => Failure::Timeout,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_query_of_the_url_comes_first_and_the_hint_last() {
+        let endpoint = Endpoint::new("ws://chat/ws?room=1#frag", "t").unwrap();
+        let resume = Resume {
+            session: Some(("s 1", 17)),
+            declare_notice: true,
+            hint: Some("wsroll=x7Qp"),
+        };
+        assert_eq!(
+            target(&endpoint, resume),
+            "ws://chat/ws?room=1&session=s+1&last=17&notice=wsroll.v1&wsroll=x7Qp"
+        );
+    }
+
+    #[test]
+    fn a_first_connect_leaves_the_url_alone() {
+        let endpoint = Endpoint::new("ws://chat/ws", "t").unwrap();
+        assert_eq!(target(&endpoint, Resume::default()), "ws://chat/ws");
+    }
+
+    #[test]
+    fn token_and_pin_are_headers() {
+        let endpoint = Endpoint::new("ws://chat/ws", "wsroll-probe/1").unwrap();
+        let (token, pin) = (Token::new("t"), Pin::new("p").unwrap());
+        let request = request(&endpoint, Resume::default(), Some(&token), Some(&pin)).unwrap();
+        let headers = request.headers();
+        assert_eq!(headers["authorization"], "Bearer t");
+        assert_eq!(headers["wsroll-pin"], "p");
+        assert_eq!(headers["host"], "chat");
+        assert_eq!(headers["user-agent"], "wsroll-probe/1");
+        assert!(!format!("{request:?}").contains("Bearer t"));
+    }
+
+    #[tokio::test]
+    async fn nobody_listening_is_a_failed_connect() {
+        let port = {
+            let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+            listener.local_addr().unwrap().port()
+        };
+        let endpoint = Endpoint::new(&format!("ws://127.0.0.1:{port}/ws"), "t").unwrap();
+        let error = dial(&endpoint, Resume::default(), None, None).await.unwrap_err();
+        assert_eq!(error.failure(), Failure::Connect);
+    }
+}

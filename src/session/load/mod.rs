@@ -1,0 +1,1 @@
+//! Many sessions at once, and what became of them.

@@ -1,0 +1,51 @@
+//! The bearer token of a session, kept out of logs.
+
+use std::fmt;
+
+/// A bearer token. `Debug` hides it, and no error of this room holds it.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Token(Box<str>);
+
+impl Token {
+    /// Wraps a token as given.
+    pub fn new(token: impl Into<Box<str>>) -> Self {
+        Self(token.into())
+    }
+
+    /// The token itself, to be sent and nothing else.
+    pub fn reveal(&self) -> &str {
+        &self.0
+    }
+
+    /// The same token with its last character changed: what a forger would send.
+    #[must_use]
+    pub fn tampered(&self) -> Self {
+        let mut token = self.0.to_string();
+        let last = token.pop();
+        token.push(if last == Some('0') { '1' } else { '0' });
+        Self(token.into())
+    }
+}
+
+impl fmt::Debug for Token {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Token(…)")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Token;
+
+    #[test]
+    fn debug_hides_the_token() {
+        assert_eq!(format!("{:?}", Token::new("secret")), "Token(…)");
+    }
+
+    #[test]
+    fn a_tampered_token_differs() {
+        for token in ["abc0", "abc1", "x", ""] {
+            assert_ne!(Token::new(token).tampered(), Token::new(token));
+        }
+    }
+}
