@@ -1,1 +1,19 @@
-//! Embedded probe clients: rehearsal, fleet, evidence.
+//! Embedded probe clients: rehearsal before users, a fleet beside them, and a look at who answers.
+//!
+//! [`ProbeSupervisor`] runs them in the background for the operator; what they saw is plain data in
+//! [`crate::engine::evidence`], which the engine judges.
+
+mod fleet;
+mod job;
+mod record;
+mod rehearsal;
+mod scenario;
+mod sight;
+mod supervisor;
+#[cfg(test)]
+mod tests;
+mod written;
+
+pub use job::{FleetJob, ProbeDial, ProbeJob, ProbeKind, RehearsalJob, RehearsalTimeouts};
+pub use sight::{Sight, sight};
+pub use supervisor::{ProbeObservation, ProbeSupervisor, Seen};

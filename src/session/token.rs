@@ -17,13 +17,17 @@ impl Token {
         &self.0
     }
 
-    /// The same token with its last character changed: what a forger would send.
+    /// The same token with one character in its middle changed: what a forger would send. Not the last one, which in
+    /// base64 may hold bits that nobody reads.
     #[must_use]
     pub fn tampered(&self) -> Self {
-        let mut token = self.0.to_string();
-        let last = token.pop();
-        token.push(if last == Some('0') { '1' } else { '0' });
-        Self(token.into())
+        let mut changed: Vec<char> = self.0.chars().collect();
+        let middle = changed.len() / 2;
+        match changed.get_mut(middle) {
+            Some(place) => *place = if *place == '0' { '1' } else { '0' },
+            None => changed.push('0'),
+        }
+        Self(changed.into_iter().collect::<String>().into())
     }
 }
 

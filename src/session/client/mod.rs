@@ -25,7 +25,7 @@ use super::socket::Socket;
 use super::token::Token;
 
 /// How long an old socket is read after a new one took over, for a pod that never closes it.
-const FADE: Duration = Duration::from_secs(60);
+const FADE: Duration = Duration::from_mins(1);
 /// How long the other side may take to answer a close frame.
 const CLOSE: Duration = Duration::from_secs(2);
 
@@ -204,12 +204,10 @@ impl Session {
     fn schedule(&mut self, now: Instant) {
         let cause = self.outage.as_ref().map_or(Cause::First, |o| o.cause);
         let profile = self.profile(cause);
-        match self.backoff.next(&profile, &mut self.rng) {
-            Some(wait) => self.attempt = Some(Attempt::Waiting(now + wait)),
-            None => {
-                self.attempt = None;
-                self.events.push_back(Event::GaveUp);
-            }
+        let wait = self.backoff.next(&profile, &mut self.rng);
+        self.attempt = wait.map(|wait| Attempt::Waiting(now + wait));
+        if wait.is_none() {
+            self.events.push_back(Event::GaveUp);
         }
     }
 

@@ -1,0 +1,1 @@
+//! Supervised probes against a real service.
