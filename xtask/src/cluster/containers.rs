@@ -27,6 +27,8 @@ const NETWORK_RESULTS: &str = "/var/lib/cni/results";
 
 /// Where the kubelet links the containers' logs, likewise.
 const LOG_LINKS: &str = "/var/log/containers";
+/// Where the kubelet listens for plugins, likewise.
+const DEVICE_PLUGINS: &str = "/var/lib/kubelet/device-plugins";
 /// Directories outside our own that the components make, innermost first: removed when empty.
 const PLACES: [&str; 10] = [
     SHIM_SOCKETS,
@@ -35,7 +37,7 @@ const PLACES: [&str; 10] = [
     "/run/containerd",
     NETWORK_RESULTS,
     "/var/lib/cni",
-    "/var/lib/kubelet/device-plugins",
+    DEVICE_PLUGINS,
     "/var/lib/kubelet",
     LOG_LINKS,
     "/var/log/pods",
@@ -111,6 +113,8 @@ pub fn remove_all(layout: &Layout) -> Result<()> {
     }
     remove_network_results(&bundles);
     remove_log_links(layout);
+    // A killed kubelet leaves it.
+    let _ = fs::remove_file(format!("{DEVICE_PLUGINS}/kubelet.sock"));
     for dir in PLACES {
         // Fails where something is in it: another containerd may live there.
         let _ = fs::remove_dir(dir);

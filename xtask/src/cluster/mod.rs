@@ -85,10 +85,10 @@ pub fn running() -> Result<Option<ClusterHandle>> {
 
 /// Says what runs.
 pub fn status() -> Result<()> {
-    match external()? {
-        Some(cluster) => {
-            println!("cluster of KUBECONFIG={}", cluster.kubeconfig.display());
-            shell::run(cluster.kubectl().args(["get", "nodes"]))
+    match user_kubeconfig() {
+        Some(kubeconfig) => {
+            println!("cluster of KUBECONFIG={}", kubeconfig.display());
+            shell::run(shell::command("kubectl").args(["get", "nodes"]))
         }
         None => embedded::status(),
     }
@@ -96,7 +96,7 @@ pub fn status() -> Result<()> {
 
 /// Stops the embedded cluster and takes back everything it changed on this host.
 pub fn down() -> Result<()> {
-    if external()?.is_some() {
+    if user_kubeconfig().is_some() {
         bail!("KUBECONFIG names a cluster that is not ours to stop; unset it to stop the embedded one");
     }
     embedded::down()
