@@ -68,7 +68,7 @@ fn chart() -> Result<()> {
             .arg(&chart),
     )?;
     let rendered = shell::command(&helm)
-        .args(["template", "wsroll", "--include-crds"])
+        .args(["template", "wsroll", "--include-crds", "--kube-version", "1.33.0"])
         .arg(&chart)
         .output();
     let rendered = rendered.context("failed to start helm")?;
