@@ -137,8 +137,8 @@ pub struct Fates {
     pub closed: i64,
     /// Sessions closed at a deadline.
     pub forced: i64,
-    /// Sessions that resumed elsewhere.
-    pub returned: i64,
+    /// Sessions that resumed elsewhere, where the receiving pods tell.
+    pub returned: Option<i64>,
 }
 
 // === impl Metrics ===
@@ -277,13 +277,17 @@ impl RolloutMetrics {
             forced,
             returned,
         } = fates;
-        for (fate, count) in FATES.into_iter().zip([notified, closed, forced, returned]) {
+        let counts = [Some(notified), Some(closed), Some(forced), returned];
+        for (fate, count) in FATES.into_iter().zip(counts) {
             let labels = FateLabels {
                 namespace: namespace.to_owned(),
                 rollout: rollout.to_owned(),
                 fate,
             };
-            self.drain.get_or_create(&labels).set(count);
+            match count {
+                Some(count) => _ = self.drain.get_or_create(&labels).set(count),
+                None => _ = self.drain.remove(&labels),
+            }
         }
     }
 
@@ -480,7 +484,7 @@ mod tests {
                 notified: 3,
                 closed: 2,
                 forced: 1,
-                returned: 0,
+                returned: None,
             },
         );
         metrics.probe.attempts("prod", "chat", "canary", 4);

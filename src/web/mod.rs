@@ -39,7 +39,7 @@ impl Readiness {
     }
 }
 
-/// The pages: `/healthz` (the process answers), `/readyz` and `/metrics` (OpenMetrics text).
+/// The pages: `/healthz` (the process answers), `/readyz` and `/metrics` (as text).
 pub fn router(readiness: Readiness, registry: Arc<Registry>) -> Router {
     Router::new()
         .route("/healthz", get(|| async { "ok" }))

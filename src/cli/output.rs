@@ -1,0 +1,79 @@
+//! What verbs print on stdout.
+
+use std::io::{ErrorKind, Write as _};
+
+use clap::ValueEnum;
+use serde::Serialize;
+
+/// A form that programs read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Format {
+    /// JSON, indented.
+    Json,
+    /// YAML.
+    Yaml,
+}
+
+impl Format {
+    /// The value in this form, with a line break at the end.
+    pub fn render(self, value: &impl Serialize) -> anyhow::Result<String> {
+        let mut text = match self {
+            Self::Json => serde_json::to_string_pretty(value)?,
+            Self::Yaml => serde_saphyr::to_string(value)?,
+        };
+        if !text.ends_with('\n') {
+            text.push('\n');
+        }
+        Ok(text)
+    }
+}
+
+/// Writes to stdout. A reader that went away (`| head`) is no error.
+pub fn print(text: &str) -> anyhow::Result<()> {
+    let mut stdout = std::io::stdout().lock();
+    match stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()) {
+        Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(()),
+        other => Ok(other?),
+    }
+}
+
+/// Lines up a table: two spaces between columns, no trailing ones. The first row is the heading.
+pub fn table(rows: &[Vec<String>]) -> String {
+    let columns = rows.iter().map(Vec::len).max().unwrap_or(0);
+    let width = |column: usize| {
+        rows.iter()
+            .filter_map(|row| row.get(column))
+            .map(|c| c.chars().count())
+            .max()
+    };
+    let widths: Vec<_> = (0..columns).map(|column| width(column).unwrap_or(0)).collect();
+    let mut text = String::new();
+    for row in rows {
+        let cells = row
+            .iter()
+            .zip(&widths)
+            .map(|(cell, width)| format!("{cell:<width$}"));
+        text.push_str(cells.collect::<Vec<_>>().join("  ").trim_end());
+        text.push('\n');
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tables_line_up() {
+        let rows = [["NAME", "N"], ["ä", "10"]].map(|row| row.map(str::to_owned).to_vec());
+        assert_eq!(table(&rows), "NAME  N\nä     10\n");
+    }
+
+    #[test]
+    fn both_forms_say_the_same() {
+        let value = serde_json::json!({"message": "yes: no", "on": "1.0", "list": [1, null], "text": "a\nb"});
+        let json: serde_json::Value = serde_json::from_str(&Format::Json.render(&value).unwrap()).unwrap();
+        let yaml: serde_json::Value = serde_saphyr::from_str(&Format::Yaml.render(&value).unwrap()).unwrap();
+        assert_eq!((json, yaml), (value.clone(), value));
+    }
+}
