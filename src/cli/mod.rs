@@ -1,14 +1,130 @@
-//! One binary, many verbs.
-use clap::Parser;
+//! One binary, many verbs. It answers to `kubectl wsroll …` too, under the name `kubectl-wsroll`.
+
+pub mod cluster;
+pub mod crd;
+pub mod operator;
+pub mod output;
+pub mod request;
+pub mod status;
+pub mod telemetry;
+
+use std::str::FromStr as _;
+use std::time::Duration;
+
+use clap::{Parser, Subcommand};
+
+use crate::api::status::Verb as Request;
 
 /// Ships new versions of WebSocket services without anybody's session noticing.
 #[derive(Debug, Parser)]
-#[command(name = "wsroll", version)]
-pub struct Args {}
+#[command(name = "wsroll", version, propagate_version = true, max_term_width = 110)]
+pub struct Args {
+    #[command(flatten)]
+    telemetry: telemetry::TelemetryArgs,
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Debug, Subcommand)]
+enum Verb {
+    /// Run the operator
+    Operator(operator::OperatorArgs),
+    /// Show where a rollout is: phase, weights, sessions, drain, verdict
+    Status(status::StatusArgs),
+    /// Go on to the next step now
+    Promote(request::RequestArgs),
+    /// Stand still until `resume`
+    Pause(request::RequestArgs),
+    /// Go on after a pause
+    Resume(request::RequestArgs),
+    /// Go back: weights first, then the sessions
+    Abort(request::RequestArgs),
+    /// Try a rejected template again
+    Retry(request::RequestArgs),
+    /// Print the CustomResourceDefinition as YAML
+    Crd,
+}
 
 impl Args {
     /// Runs the chosen verb.
     pub fn run(self) -> anyhow::Result<()> {
-        Ok(())
+        let Self { telemetry, verb } = self;
+        telemetry.init(matches!(verb, Verb::Operator(_)))?;
+        // An error means that a provider was chosen already, which is as good.
+        rustls::crypto::aws_lc_rs::default_provider()
+            .install_default()
+            .ok();
+        let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+        runtime.block_on(verb.run())
+    }
+}
+
+impl Verb {
+    async fn run(self) -> anyhow::Result<()> {
+        match self {
+            Self::Operator(args) => crate::operator::run(args).await,
+            Self::Status(args) => args.run().await,
+            Self::Promote(args) => args.run(Request::Promote).await,
+            Self::Pause(args) => args.run(Request::Pause).await,
+            Self::Resume(args) => args.run(Request::Resume).await,
+            Self::Abort(args) => args.run(Request::Abort).await,
+            Self::Retry(args) => args.run(Request::Retry).await,
+            Self::Crd => output::print(&crd::yaml()?),
+        }
+    }
+}
+
+/// Parses a duration on the command line: `500ms`, `10s`, `1h30m`. For `value_parser`.
+pub fn duration(text: &str) -> Result<Duration, String> {
+    let parsed = kube::core::Duration::from_str(text).map_err(|error| error.to_string())?;
+    if parsed.is_negative() {
+        return Err(format!("{text} is negative"));
+    }
+    Ok(parsed.into())
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_sound() {
+        Args::command().debug_assert();
+    }
+
+    #[test]
+    fn verbs_read_as_documented() {
+        for line in [
+            "wsroll operator",
+            "wsroll operator --namespace prod --listen 127.0.0.1:0",
+            "kubectl-wsroll status chat -n prod -o json",
+            "wsroll promote chat -n prod --wait 0s",
+            "wsroll pause chat",
+            "wsroll resume chat -o yaml",
+            "wsroll abort chat",
+            "wsroll retry chat --wait 1m30s",
+            "wsroll crd",
+            "wsroll --log debug --log-format json crd",
+        ] {
+            Args::try_parse_from(line.split(' ')).unwrap_or_else(|error| panic!("{line}: {error}"));
+        }
+        for line in [
+            "wsroll",
+            "wsroll promote",
+            "wsroll promote chat --wait -1s",
+            "wsroll status chat -o table",
+        ] {
+            Args::try_parse_from(line.split(' ')).unwrap_err();
+        }
+    }
+
+    #[test]
+    fn durations_in_gos_notation() {
+        assert_eq!(duration("1m30s"), Ok(Duration::from_secs(90)));
+        assert_eq!(duration("500ms"), Ok(Duration::from_millis(500)));
+        duration("-1s").unwrap_err();
+        duration("soon").unwrap_err();
     }
 }

@@ -1,0 +1,21 @@
+//! `wsroll operator`.
+
+use std::net::SocketAddr;
+
+use clap::Args;
+
+/// How the operator is run.
+#[derive(Clone, Debug, Args)]
+pub struct OperatorArgs {
+    /// Watch only this namespace; without it all
+    #[arg(long, env = "WSROLL_NAMESPACE", value_name = "NS")]
+    pub namespace: Option<String>,
+    /// Where /healthz, /readyz and /metrics are served
+    #[arg(
+        long,
+        env = "WSROLL_LISTEN",
+        default_value = "0.0.0.0:8080",
+        value_name = "ADDRESS"
+    )]
+    pub listen: SocketAddr,
+}
