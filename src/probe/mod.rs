@@ -5,6 +5,7 @@
 
 mod fleet;
 mod job;
+mod once;
 mod record;
 mod rehearsal;
 mod scenario;
@@ -12,8 +13,10 @@ mod sight;
 mod supervisor;
 #[cfg(test)]
 mod tests;
+mod together;
 mod written;
 
 pub use job::{FleetJob, ProbeDial, ProbeJob, ProbeKind, RehearsalJob, RehearsalTimeouts};
+pub use once::reconnect_once;
 pub use sight::{Sight, sight};
 pub use supervisor::{ProbeObservation, ProbeSupervisor, Seen};

@@ -8,7 +8,8 @@ use tokio_util::sync::CancellationToken;
 
 use super::job::{ProbeDial, ProbeJob, RehearsalJob};
 use super::record::Recorder;
-use super::scenario::{Miss, Step, Walk, miss};
+use super::scenario::{Step, Walk, miss};
+use super::together::Goals;
 use crate::engine::evidence::{RehearsalFailure, RehearsalReport, RehearsalStage};
 use crate::session::{ConfigError, DialError, Endpoint, Pin, Resume, Session, SessionConfig, Token, dial};
 
@@ -113,30 +114,34 @@ impl Play {
 
     async fn play(&self, walks: &mut [Walk]) -> Result<(), RehearsalFailure> {
         let on_stable = self.job.stable_pin.is_some();
-        let opened = self.all(walks, |walk| self.open(walk)).await;
-        let opened = if on_stable {
-            opened.map_err(|failure| RehearsalFailure {
-                message: format!("before the hand-over, on stable: {}", failure.message),
-                ..failure
-            })?
-        } else {
-            opened?
+        let goals = Goals {
+            timeouts: self.job.timeouts,
+            close_code: self.job.close_code,
         };
+        let opened = goals.all(walks, |walk| self.open(walk)).await;
+        let opened = opened.map_err(|failure| {
+            if on_stable {
+                before_hand_over(failure)
+            } else {
+                failure
+            }
+        })?;
         if on_stable {
             for walk in &mut *walks {
                 walk.recorder = self.view.recorder.clone();
             }
             let stable = opened.into_iter().next().unwrap_or_default();
-            self.all(walks, |walk| self.hand_over(walk, &stable)).await?;
+            goals.all(walks, |walk| self.hand_over(walk, &stable)).await?;
         }
         self.floor()?;
 
         self.view.enter(RehearsalStage::AwaitingDrain);
         let deadline = Instant::now() + self.job.timeouts.drain;
-        self.all(walks, |walk| {
-            walk.drained(deadline, self.job.close_code, self.job.timeouts.restored)
-        })
-        .await?;
+        goals
+            .all(walks, |walk| {
+                walk.drained(deadline, self.job.close_code, self.job.timeouts.restored)
+            })
+            .await?;
         self.floor()?;
 
         match walks.first().and_then(|walk| walk.session.id()) {
@@ -160,7 +165,7 @@ impl Play {
     async fn hand_over(&self, walk: &mut Walk, stable: &str) -> Step {
         let timeouts = &self.job.timeouts;
         let pin = self.job.canary_pin.clone();
-        let welcomed = walk.hand_over(pin, timeouts.restored).await?;
+        let welcomed = walk.hand_over(Some(pin), timeouts.restored).await?;
         if welcomed.revision == stable {
             let detail = format!("the canary's pin led to revision {stable:?}, stable's own");
             return Err(miss("revision", detail));
@@ -177,52 +182,6 @@ impl Play {
                 format!("revision {seen:?} answered instead of {wanted:?}"),
             )),
             _ => Ok(()),
-        }
-    }
-
-    /// One step, taken by all sessions at once.
-    async fn all<'w, T, F>(
-        &self,
-        walks: &'w mut [Walk],
-        step: impl Fn(&'w mut Walk) -> F,
-    ) -> Result<Vec<T>, RehearsalFailure>
-    where
-        F: Future<Output = Step<T>>,
-    {
-        let outcomes = join_all(walks.iter_mut().map(step)).await;
-        let sessions = outcomes.len();
-        let mut held = Vec::with_capacity(sessions);
-        let mut misses = Vec::new();
-        for outcome in outcomes {
-            match outcome {
-                Ok(value) => held.push(value),
-                Err(miss) => misses.push(miss),
-            }
-        }
-        match commonest(&misses) {
-            None => Ok(held),
-            Some(miss) => Err(self.failure(miss, held.len(), sessions)),
-        }
-    }
-
-    fn failure(&self, miss: &Miss, held: usize, sessions: usize) -> RehearsalFailure {
-        let restored = self.job.timeouts.restored.as_secs();
-        let exchange = self.job.timeouts.exchange.as_secs();
-        let goal = match miss.check {
-            "connected" => format!("connected within {restored} s"),
-            "firstMessage" => format!("got a first message within {restored} s"),
-            "restored" => format!("were restored within {restored} s"),
-            "exchange" => format!("got an answer within {exchange} s"),
-            "stateEqual" => "found their state as written".to_owned(),
-            "revision" => "reached the revision under test".to_owned(),
-            "notice" => "got a notice".to_owned(),
-            "closeCode" => format!("were closed with the ordered code {}", self.job.close_code),
-            "unannounced" => "kept their socket until its announced close".to_owned(),
-            other => format!("passed {other}"),
-        };
-        RehearsalFailure {
-            check: miss.check.to_owned(),
-            message: format!("{held} of {sessions} sessions {goal}: {}", miss.detail),
         }
     }
 
@@ -264,17 +223,17 @@ impl Play {
     }
 }
 
-/// The check that most sessions missed; of equals the first.
-fn commonest(misses: &[Miss]) -> Option<&Miss> {
-    let count = |check: &str| misses.iter().filter(|miss| miss.check == check).count();
-    misses.iter().rev().max_by_key(|miss| count(miss.check))
+fn before_hand_over(failure: RehearsalFailure) -> RehearsalFailure {
+    RehearsalFailure {
+        message: format!("before the hand-over, on stable: {}", failure.message),
+        ..failure
+    }
 }
 
 async fn refused(endpoint: &Endpoint, id: &str, token: &Token, pin: &Pin) -> Result<(), String> {
     let resume = Resume {
         session: Some((id, 0)),
-        declare_notice: false,
-        hint: None,
+        ..Resume::default()
     };
     let mut last = String::new();
     for _ in 0..ISOLATION_TRIES {
@@ -285,19 +244,4 @@ async fn refused(endpoint: &Endpoint, id: &str, token: &Token, pin: &Pin) -> Res
         }
     }
     Err(last)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_commonest_miss_is_reported_and_of_equals_the_first() {
-        let misses: Vec<Miss> = ["restored", "unannounced", "unannounced"]
-            .map(|check| miss(check, String::new()))
-            .into();
-        assert_eq!(commonest(&misses).unwrap().check, "unannounced");
-        assert_eq!(commonest(&misses[..2]).unwrap().check, "restored");
-        assert_eq!(commonest(&[]), None);
-    }
 }

@@ -198,9 +198,9 @@ impl Walk {
         }
     }
 
-    /// Lets go and comes back by another pin.
-    pub(super) async fn hand_over(&mut self, pin: Pin, limit: Duration) -> Step<Welcomed> {
-        self.session.hand_off(Some(pin));
+    /// Lets go and comes back, by another pin if given.
+    pub(super) async fn hand_over(&mut self, pin: Option<Pin>, limit: Duration) -> Step<Welcomed> {
+        self.session.hand_off(pin);
         self.restored(limit).await
     }
 

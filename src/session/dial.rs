@@ -50,6 +50,8 @@ pub struct Resume<'a> {
     pub session: Option<(&'a str, u64)>,
     /// Declares that notices are understood.
     pub declare_notice: bool,
+    /// Declares that the client opens its new socket before it leaves the old one.
+    pub declare_overlap: bool,
     /// The hint of the last notice, `name=value`.
     pub hint: Option<&'a str>,
 }
@@ -201,16 +203,25 @@ fn request(
 fn target(endpoint: &Endpoint, resume: Resume<'_>) -> String {
     let mut url = endpoint.url.clone();
     url.set_fragment(None);
-    if resume.session.is_some() || resume.declare_notice || resume.hint.is_some() {
+    let Resume {
+        session,
+        declare_notice,
+        declare_overlap,
+        hint,
+    } = resume;
+    if session.is_some() || declare_notice || declare_overlap || hint.is_some() {
         let mut query = url.query_pairs_mut();
-        if let Some((session, last)) = resume.session {
+        if let Some((session, last)) = session {
             query.append_pair("session", session);
             query.append_pair("last", &last.to_string());
         }
-        if resume.declare_notice {
+        if declare_notice {
             query.append_pair("notice", "wsroll.v1");
         }
-        if let Some(hint) = resume.hint {
+        if declare_overlap {
+            query.append_pair("overlap", "1");
+        }
+        if let Some(hint) = hint {
             query.extend_pairs(form_urlencoded::parse(hint.as_bytes()));
         }
     }
@@ -244,11 +255,12 @@ mod tests {
         let resume = Resume {
             session: Some(("s 1", 17)),
             declare_notice: true,
+            declare_overlap: true,
             hint: Some("wsroll=x7Qp"),
         };
         assert_eq!(
             target(&endpoint, resume),
-            "ws://chat/ws?room=1&session=s+1&last=17&notice=wsroll.v1&wsroll=x7Qp"
+            "ws://chat/ws?room=1&session=s+1&last=17&notice=wsroll.v1&overlap=1&wsroll=x7Qp"
         );
     }
 

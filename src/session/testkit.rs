@@ -14,7 +14,7 @@ use tokio_tungstenite::tungstenite::protocol::CloseFrame;
 use super::config::{Endpoint, SessionConfig};
 
 /// Longer than anything that a test waits for.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_mins(1);
 
 /// Accepts sockets on a port of its own.
 pub(crate) struct Service {

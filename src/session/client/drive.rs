@@ -168,11 +168,13 @@ impl Session {
             let SessionConfig {
                 endpoint,
                 declare_notice,
+                make_before_break,
                 ..
             } = &*config;
             let resume = Resume {
                 session: id.as_deref().map(|id| (id, last)),
                 declare_notice: *declare_notice,
+                declare_overlap: *make_before_break,
                 hint: hint.as_deref(),
             };
             dial(endpoint, resume, token.as_ref(), pin.as_ref()).await
@@ -271,8 +273,10 @@ impl Session {
                 self.on_sign_of_life(from);
             }
             ServerFrame::Error { id, code } => {
-                // An owner that lost the session refuses writes; the next owner gets them again.
-                let id = id.filter(|_| from == From::Current && code != "stale");
+                // Neither an owner that lost the session nor a store that is away has the last word: the request stays,
+                // and goes out again on the next socket.
+                let last_word = from == From::Current && !matches!(&*code, "stale" | "unavailable");
+                let id = id.filter(|_| last_word);
                 if let Some((request, _)) = id.and_then(|id| self.ledger.answer(&id)) {
                     self.events.push_back(Event::Refused { request, code });
                 }

@@ -16,7 +16,7 @@ fn session(config: SessionConfig) -> Session {
 
 /// Drives the session until an event fits.
 async fn until<T>(session: &mut Session, mut pick: impl FnMut(&Event) -> Option<T>) -> T {
-    timeout(Duration::from_secs(60), async {
+    timeout(Duration::from_mins(1), async {
         loop {
             let event = session.next().await;
             if let Some(picked) = pick(&event) {

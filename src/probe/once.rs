@@ -1,0 +1,50 @@
+//! One reconnect of a few sessions, for people who want to see whether their service resumes at all.
+
+use std::sync::Arc;
+
+use futures_util::future::join_all;
+use jiff::Timestamp;
+
+use super::job::{ProbeDial, RehearsalTimeouts};
+use super::record::Recorder;
+use super::scenario::{Step, Walk};
+use super::together::Goals;
+use crate::engine::evidence::{ProbeFigures, RehearsalFailure};
+use crate::session::{ConfigError, Pin, Session};
+
+/// Opens sessions, writes state, lets go, resumes, and compares. The figures, and the first check that did not hold.
+pub async fn reconnect_once(
+    dial: &ProbeDial,
+    pin: Option<Pin>,
+    sessions: u32,
+    timeouts: RehearsalTimeouts,
+) -> Result<(ProbeFigures, Option<RehearsalFailure>), ConfigError> {
+    let mut config = dial.config()?;
+    config.welcome_timeout = timeouts.restored;
+    let goals = Goals {
+        timeouts,
+        close_code: config.ordered_code,
+    };
+    let config = Arc::new(config);
+    let recorder = Recorder::new(Timestamp::UNIX_EPOCH);
+    let mut walks: Vec<Walk> = (0..u64::from(sessions))
+        .map(|place| {
+            let session = Session::new(config.clone(), dial.token.clone(), pin.clone(), place);
+            Walk::new(session, recorder.clone(), place)
+        })
+        .collect();
+    let outcome = goals
+        .all(&mut walks, |walk| open_and_return(walk, timeouts))
+        .await;
+    join_all(walks.into_iter().map(|walk| walk.session.shutdown())).await;
+    Ok((recorder.figures(), outcome.err()))
+}
+
+async fn open_and_return(walk: &mut Walk, timeouts: RehearsalTimeouts) -> Step {
+    walk.restored(timeouts.restored).await?;
+    walk.write(timeouts.exchange).await?;
+    walk.check_state(timeouts.exchange).await?;
+    walk.hand_over(None, timeouts.restored).await?;
+    walk.exchange(timeouts.exchange).await?;
+    walk.check_state(timeouts.exchange).await
+}
