@@ -22,7 +22,7 @@ const OPEN_WITHIN: Duration = Duration::from_secs(1);
 pub(super) struct Company {
     pub(super) config: Arc<SessionConfig>,
     pub(super) token: Option<Token>,
-    pub(super) pin: Pin,
+    pub(super) pin: Option<Pin>,
     pub(super) recorder: Recorder,
     pub(super) recycle: Duration,
     pub(super) sessions: u32,
@@ -61,7 +61,7 @@ impl Company {
         let session = Session::new(
             self.config.clone(),
             self.token.clone(),
-            Some(self.pin.clone()),
+            self.pin.clone(),
             u64::from(place),
         );
         let mut member = Member {

@@ -82,8 +82,8 @@ pub struct RehearsalTimeouts {
 /// A fleet that stays.
 #[derive(Debug, Clone)]
 pub struct FleetJob {
-    /// The revisions and the pins that lead to them.
-    pub targets: Vec<(ProbeTarget, Pin)>,
+    /// The revisions and the pins that lead to them; without a pin the probes take the way that any user takes.
+    pub targets: Vec<(ProbeTarget, Option<Pin>)>,
     /// How often each session reconnects, spread over the sessions.
     pub recycle: Duration,
     /// The time that `window` figures cover.
@@ -148,7 +148,7 @@ impl RehearsalJob {
 impl FleetJob {
     /// A fleet whose sessions reconnect every 30 s, seen through a window of five minutes; no answer within 3 s is a
     /// failed health check.
-    pub fn new(targets: Vec<(ProbeTarget, Pin)>) -> Self {
+    pub fn new(targets: Vec<(ProbeTarget, Option<Pin>)>) -> Self {
         Self {
             targets,
             recycle: Duration::from_secs(30),

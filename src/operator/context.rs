@@ -1,0 +1,202 @@
+//! What every round shares: the client, caches of what is watched, and the little that is remembered between rounds.
+
+use std::collections::HashMap;
+use std::future::Future;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use jiff::Timestamp;
+use k8s_openapi::api::apps::v1::ReplicaSet;
+use k8s_openapi::api::core::v1::{Pod, Service};
+use kube::core::DeserializeGuard;
+use kube::runtime::reflector::Store;
+use kube::{Api, Client};
+use tokio::time::{Instant, timeout};
+
+use super::error::{Error, Result};
+use super::lease::LeaseGuard;
+use crate::api::WebSocketRollout;
+use crate::drain::{DrainClient, Token};
+use crate::engine::observed::Look;
+use crate::probe::ProbeSupervisor;
+use crate::report::events::Publisher;
+use crate::report::metrics::Metrics;
+use crate::traffic::gateway_api::HTTPRoute;
+
+/// How long an API call may take.
+pub const CALL_LIMIT: Duration = Duration::from_secs(5);
+
+/// A rollout as it is watched: one that cannot be read does not stop the watch.
+pub type Guarded = DeserializeGuard<WebSocketRollout>;
+
+/// What every round shares.
+pub struct Context {
+    /// The API.
+    pub client: Client,
+    /// Permission to write.
+    pub lease: LeaseGuard,
+    /// Caches.
+    pub stores: Stores,
+    /// The operator's side of the drain protocol.
+    pub drain: DrainClient,
+    /// The embedded probes.
+    pub probes: ProbeSupervisor,
+    /// Events.
+    pub events: Publisher,
+    /// Metrics.
+    pub metrics: Metrics,
+    /// The wall clock.
+    pub now: fn() -> Timestamp,
+    /// Per rollout, by `namespace/name`.
+    memory: Mutex<HashMap<String, Arc<Mutex<Memory>>>>,
+}
+
+/// Caches of what is watched.
+#[derive(Clone)]
+pub struct Stores {
+    /// All rollouts.
+    pub rollouts: Store<Guarded>,
+    /// ReplicaSets that carry our label.
+    pub replica_sets: Store<ReplicaSet>,
+    /// Pods that carry our label.
+    pub pods: Store<Pod>,
+    /// All Services: others may select our pods.
+    pub services: Store<Service>,
+    /// All HTTPRoutes.
+    pub routes: Store<HTTPRoute>,
+}
+
+/// What is remembered of a rollout between rounds. Nothing of it decides: a restarted operator goes on without.
+#[derive(Default)]
+pub struct Memory {
+    /// Drain tokens by revision.
+    pub tokens: HashMap<String, Token>,
+    /// The probes' bearer token, and when it was read.
+    pub probe_token: Option<(Instant, std::result::Result<String, String>)>,
+    /// The last look through the gateway.
+    pub look: Option<Look>,
+    /// Pods as they were last seen, by UID.
+    pub pods: HashMap<String, LastSeen>,
+    /// Unannounced ends that no status has told yet.
+    pub unannounced: u64,
+    /// Unannounced ends of probes that were counted: by target, the run's beginning and its count.
+    pub counted_probes: HashMap<String, (Timestamp, u64)>,
+    /// The outcome of the template's dry run, by revision.
+    pub dry_run: Option<(String, Option<String>)>,
+    /// When status was last written.
+    pub written: Option<Instant>,
+    /// Failed rounds in a row.
+    pub failures: u32,
+    /// The phase that metrics show.
+    pub phase: Option<String>,
+}
+
+/// A pod as it was last seen.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LastSeen {
+    /// Its process.
+    pub instance: String,
+    /// Open sessions.
+    pub open: u64,
+}
+
+// === impl Context ===
+
+impl Context {
+    /// Puts a context together.
+    pub fn new(
+        client: Client,
+        lease: LeaseGuard,
+        stores: Stores,
+        drain: DrainClient,
+        events: Publisher,
+        metrics: Metrics,
+    ) -> Self {
+        Self {
+            client,
+            lease,
+            stores,
+            drain,
+            probes: ProbeSupervisor::new(),
+            events,
+            metrics,
+            now: Timestamp::now,
+            memory: Mutex::default(),
+        }
+    }
+
+    /// The memory of a rollout.
+    pub fn memory(&self, key: &str) -> Arc<Mutex<Memory>> {
+        let mut all = self
+            .memory
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner);
+        all.entry(key.to_owned()).or_default().clone()
+    }
+
+    /// Forgets a rollout.
+    pub fn forget(&self, key: &str) {
+        self.memory
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner)
+            .remove(key);
+    }
+
+    /// Rollouts of a namespace.
+    pub fn rollouts(&self, namespace: &str) -> Api<WebSocketRollout> {
+        Api::namespaced(self.client.clone(), namespace)
+    }
+
+    /// Reads, with a limit.
+    pub async fn read<T>(
+        &self,
+        call: &'static str,
+        future: impl Future<Output = kube::Result<T>>,
+    ) -> Result<T> {
+        match timeout(CALL_LIMIT, future).await {
+            Ok(Ok(answer)) => Ok(answer),
+            Ok(Err(source)) => {
+                let error = Error::api(call, source);
+                self.metrics.reconcile.api_error(call, error.category());
+                Err(error)
+            }
+            Err(_) => {
+                self.metrics.reconcile.api_error(call, "Timeout");
+                Err(Error::Timeout {
+                    call,
+                    limit: CALL_LIMIT,
+                })
+            }
+        }
+    }
+
+    /// Writes, with a limit, and only with a valid lease.
+    pub async fn write<T>(
+        &self,
+        call: &'static str,
+        future: impl Future<Output = kube::Result<T>>,
+    ) -> Result<T> {
+        self.permit()?;
+        self.read(call, future).await
+    }
+
+    /// Stops a rollout's probes.
+    pub fn stop_probes(&self, key: &str) {
+        // Only a job can be refused; there is none.
+        drop(self.probes.ensure(key, None));
+    }
+
+    /// Whether this process may write now.
+    pub fn permit(&self) -> Result<()> {
+        if self.lease.valid(Instant::now()) {
+            Ok(())
+        } else {
+            Err(Error::NotLeading)
+        }
+    }
+}
+
+/// Locks a rollout's memory; a poisoned one is as good as any, since nothing of it decides.
+pub fn lock(memory: &Mutex<Memory>) -> std::sync::MutexGuard<'_, Memory> {
+    memory.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+}

@@ -1,0 +1,488 @@
+//! Observe: one moment of the cluster, from the caches, from the pods themselves, and from the probes.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::sync::Mutex;
+
+use futures_util::{StreamExt as _, stream};
+use k8s_openapi::api::apps::v1::ReplicaSet;
+use k8s_openapi::api::core::v1::{Pod, Service};
+use kube::ResourceExt as _;
+use kube::api::Api;
+
+use super::context::{Context, LastSeen, Memory, lock};
+use super::error::Result;
+use super::problems;
+use crate::api::status::{Request, State};
+use crate::api::{ANNOTATION_REQUEST, SLOTS, ValidatedRollout, WebSocketRollout};
+use crate::drain::Token;
+use crate::drain::protocol::{DEFAULT_PORT, DrainState, SessionsReport};
+use crate::engine::Observed;
+use crate::engine::evidence::ProbeEvidence;
+use crate::engine::observed::{DrainView, PinsView, PodView, RevisionView, RouteView, SessionsView};
+use crate::probe::Seen;
+use crate::traffic::gateway_api::HTTPRoute;
+use crate::traffic::{http_route, pins, slots};
+use crate::workload::labels::{self, Parent};
+use crate::workload::pods::PodFacts;
+use crate::workload::revision::Revision;
+use crate::workload::{replica_set, scale, token};
+
+/// Pods that are asked for their sessions at the same time.
+const POLLS: usize = 32;
+
+/// The objects that a round decides on and acts on.
+pub struct Scene {
+    /// What the engine is shown.
+    pub observed: Observed,
+    /// ReplicaSets by revision.
+    pub sets: BTreeMap<String, ReplicaSet>,
+    /// Pods by UID.
+    pub pods: BTreeMap<String, PodFacts>,
+    /// The user's routes.
+    pub routes: Vec<HTTPRoute>,
+    /// The pins routes that exist.
+    pub pins: Vec<HTTPRoute>,
+    /// The slots' Services, by slot.
+    pub slots: BTreeMap<String, Service>,
+    /// Drain tokens by revision.
+    pub tokens: BTreeMap<String, Token>,
+}
+
+/// Looks at everything that belongs to a rollout.
+pub async fn observe(
+    ctx: &Context,
+    live: &WebSocketRollout,
+    rollout: ValidatedRollout,
+    memory: &Mutex<Memory>,
+) -> Result<Scene> {
+    let revision = Revision::of(&rollout.spec.template);
+    let namespace = rollout.namespace.as_str();
+    let sets = replica_sets(ctx, namespace, &rollout.name);
+    let pods: Vec<_> = ctx
+        .stores
+        .pods
+        .state()
+        .into_iter()
+        .filter(|p| p.namespace().as_deref() == Some(namespace) && is_ours(p.labels(), &rollout.name))
+        .collect();
+    let tokens = tokens(ctx, &rollout, sets.keys(), memory).await?;
+    let reports = poll(ctx, &pods, &tokens).await;
+    let facts: BTreeMap<String, PodFacts> = pods
+        .iter()
+        .filter_map(|p| PodFacts::of(p))
+        .map(|f| (f.uid.clone(), f))
+        .collect();
+    count_unannounced(memory, &facts, &reports);
+
+    let services = in_namespace(&ctx.stores.services.state(), namespace);
+    let routes = in_namespace(&ctx.stores.routes.state(), namespace);
+    let slots: BTreeMap<String, Service> = SLOTS
+        .into_iter()
+        .filter_map(|slot| {
+            let name = slots::service_name(&rollout.name, slot);
+            services
+                .iter()
+                .find(|s| s.name_any() == name)
+                .map(|s| (slot.to_owned(), s.clone()))
+        })
+        .collect();
+    let pins_there: Vec<HTTPRoute> = routes
+        .iter()
+        .filter(|r| r.annotations().contains_key(ANNOTATION_PINS) && is_ours(r.labels(), &rollout.name))
+        .cloned()
+        .collect();
+    let mine: Vec<HTTPRoute> = rollout
+        .spec
+        .traffic
+        .routes
+        .iter()
+        .filter_map(|wanted| routes.iter().find(|r| r.name_any() == wanted.name).cloned())
+        .collect();
+
+    let status = live.status.clone().unwrap_or_default();
+    let waiting = matches!(
+        status.state,
+        None | Some(State::Initializing(_) | State::Preflight(_))
+    );
+    let problems = if waiting || status.stable.as_deref() != Some(&revision.hash) {
+        problems::find(ctx, live, &rollout, &revision.hash, &services, &mine, memory).await?
+    } else {
+        Vec::new()
+    };
+    let (rehearsal, evidence) = match ctx.probes.observe(&key(&rollout)).map(|p| p.seen) {
+        Some(Seen::Rehearsal(report)) => (Some(report), Vec::new()),
+        Some(Seen::Fleet(evidence)) => (None, evidence),
+        None => (None, Vec::new()),
+    };
+    count_probes(memory, &status, &evidence);
+    let (look, unannounced) = {
+        let memory = lock(memory);
+        (memory.look.clone(), memory.unannounced)
+    };
+    let observed = Observed {
+        template_hash: revision.hash,
+        template_images: revision.images,
+        status,
+        request: request(live),
+        revisions: views(&sets, &facts, &pods, &reports),
+        slots: slots
+            .iter()
+            .filter_map(|(slot, service)| Some((slot.clone(), slots::selected_revision(service)?.to_owned())))
+            .collect(),
+        routes: mine.iter().map(|route| route_view(route, &rollout)).collect(),
+        pins: pins_view(&pins_there, &mine, &rollout),
+        look,
+        rehearsal,
+        evidence,
+        problems,
+        unannounced,
+        entropy: entropy(),
+        rollout,
+    };
+    Ok(Scene {
+        observed,
+        sets,
+        pods: facts,
+        routes: mine,
+        pins: pins_there,
+        slots,
+        tokens,
+    })
+}
+
+/// Marks our pins routes, and tells which pins they carry.
+pub const ANNOTATION_PINS: &str = "wsroll.dev/pins";
+
+/// Identifies a rollout among all.
+pub fn key(rollout: &ValidatedRollout) -> String {
+    format!("{}/{}", rollout.namespace, rollout.name)
+}
+
+/// What every child of a rollout carries.
+pub fn parent(rollout: &ValidatedRollout) -> Parent<'_> {
+    Parent {
+        name: &rollout.name,
+        namespace: &rollout.namespace,
+        uid: &rollout.uid,
+    }
+}
+
+fn entropy() -> String {
+    (0..2)
+        .map(|_| crate::traffic::pins::random_value())
+        .collect::<String>()
+        .to_lowercase()
+        + &crate::traffic::pins::random_value().to_lowercase()
+}
+
+fn is_ours(labels: &BTreeMap<String, String>, rollout: &str) -> bool {
+    labels.get(labels::ROLLOUT).is_some_and(|name| name == rollout)
+}
+
+fn in_namespace<K: kube::Resource + Clone>(all: &[std::sync::Arc<K>], namespace: &str) -> Vec<K> {
+    all.iter()
+        .filter(|o| o.meta().namespace.as_deref() == Some(namespace))
+        .map(|o| (**o).clone())
+        .collect()
+}
+
+fn replica_sets(ctx: &Context, namespace: &str, rollout: &str) -> BTreeMap<String, ReplicaSet> {
+    ctx.stores
+        .replica_sets
+        .state()
+        .into_iter()
+        .filter(|set| set.namespace().as_deref() == Some(namespace) && is_ours(set.labels(), rollout))
+        .filter_map(|set| Some((replica_set::revision_of(&set)?.to_owned(), (*set).clone())))
+        .collect()
+}
+
+/// Reads the drain tokens that are not known yet. A revision whose Secret is gone stays without: its pods are unknown.
+async fn tokens(
+    ctx: &Context,
+    rollout: &ValidatedRollout,
+    revisions: impl Iterator<Item = &String>,
+    memory: &Mutex<Memory>,
+) -> Result<BTreeMap<String, Token>> {
+    let secrets: Api<k8s_openapi::api::core::v1::Secret> =
+        Api::namespaced(ctx.client.clone(), &rollout.namespace);
+    let mut known = BTreeMap::new();
+    for revision in revisions {
+        let cached = lock(memory).tokens.get(revision).cloned();
+        let found = if cached.is_some() {
+            cached
+        } else {
+            {
+                let name = labels::token_name(&rollout.name, revision);
+                ctx.read("read a drain token", secrets.get_opt(&name))
+                    .await?
+                    .as_ref()
+                    .and_then(token::read)
+            }
+        };
+        if let Some(token) = found {
+            lock(memory).tokens.insert(revision.clone(), token.clone());
+            known.insert(revision.clone(), token);
+        }
+    }
+    Ok(known)
+}
+
+/// Asks every running pod for its sessions. Who does not answer is unknown; whose container does not run has none.
+async fn poll(
+    ctx: &Context,
+    pods: &[std::sync::Arc<Pod>],
+    tokens: &BTreeMap<String, Token>,
+) -> BTreeMap<String, SessionsReport> {
+    let mut reports = BTreeMap::new();
+    let mut asked = Vec::new();
+    for pod in pods {
+        let Some(facts) = PodFacts::of(pod) else { continue };
+        if !is_running(pod) {
+            reports.insert(facts.uid, nothing_runs());
+            continue;
+        }
+        let token = facts.revision.as_ref().and_then(|revision| tokens.get(revision));
+        if let (Some(ip), Some(token)) = (facts.ip, token) {
+            asked.push(ask(ctx, facts.uid, SocketAddr::new(ip, DEFAULT_PORT), token));
+        }
+    }
+    let answers: Vec<_> = stream::iter(asked).buffer_unordered(POLLS).collect().await;
+    reports.extend(answers.into_iter().flatten());
+    reports
+}
+
+async fn ask(
+    ctx: &Context,
+    uid: String,
+    address: SocketAddr,
+    token: &Token,
+) -> Option<(String, SessionsReport)> {
+    match ctx.drain.sessions(address, token).await {
+        Ok(report) => Some((uid, report)),
+        Err(error) => {
+            tracing::debug!(%address, category = error.category(), "sessions are unknown");
+            None
+        }
+    }
+}
+
+/// Whether any container of the pod runs: sockets need a process.
+fn is_running(pod: &Pod) -> bool {
+    let Some(status) = &pod.status else { return false };
+    let containers = status.container_statuses.as_deref().unwrap_or_default();
+    containers
+        .iter()
+        .any(|c| c.state.as_ref().is_some_and(|s| s.running.is_some()))
+}
+
+fn nothing_runs() -> SessionsReport {
+    SessionsReport {
+        instance: None,
+        revision: None,
+        open: 0,
+        accepting: None,
+        totals: None,
+        drain: None,
+    }
+}
+
+/// Counts sessions that ended with their process: on pods that vanished, and on pods that started anew.
+fn count_unannounced(
+    memory: &Mutex<Memory>,
+    facts: &BTreeMap<String, PodFacts>,
+    reports: &BTreeMap<String, SessionsReport>,
+) {
+    let mut memory = lock(memory);
+    let mut lost = 0;
+    memory.pods.retain(|uid, last| {
+        let there = facts.contains_key(uid);
+        if !there {
+            lost += last.open;
+        }
+        there
+    });
+    for (uid, report) in reports {
+        let now = LastSeen {
+            instance: report.instance.clone().unwrap_or_default(),
+            open: report.open,
+        };
+        if let Some(last) = memory.pods.insert(uid.clone(), now)
+            && Some(&last.instance) != report.instance.as_ref()
+            && !last.instance.is_empty()
+        {
+            lost += last.open;
+        }
+    }
+    memory.unannounced += lost;
+}
+
+/// Counts probes on either revision that were cut without an announcement, since they were last counted.
+fn count_probes(memory: &Mutex<Memory>, status: &crate::api::RolloutStatus, evidence: &[ProbeEvidence]) {
+    if status.release.is_none() {
+        return;
+    }
+    let mut memory = lock(memory);
+    for seen in evidence {
+        // A run is known by its beginning: counts start anew with it.
+        let counted = memory.counted_probes.entry(seen.target.to_string()).or_default();
+        if counted.0 != seen.since {
+            *counted = (seen.since, 0);
+        }
+        let fresh = seen.total.unannounced.saturating_sub(counted.1);
+        counted.1 += fresh;
+        memory.unannounced += fresh;
+    }
+}
+
+fn views(
+    sets: &BTreeMap<String, ReplicaSet>,
+    facts: &BTreeMap<String, PodFacts>,
+    pods: &[std::sync::Arc<Pod>],
+    reports: &BTreeMap<String, SessionsReport>,
+) -> BTreeMap<String, RevisionView> {
+    sets.iter()
+        .map(|(revision, set)| {
+            let pods = pods
+                .iter()
+                .filter_map(|pod| facts.get(&pod.uid()?))
+                .filter(|f| f.revision.as_ref() == Some(revision) && !f.finished)
+                .map(|f| pod_view(f, reports.get(&f.uid)))
+                .collect();
+            (
+                revision.clone(),
+                RevisionView {
+                    replicas: scale::replicas(set).max(0).unsigned_abs(),
+                    pods,
+                },
+            )
+        })
+        .collect()
+}
+
+fn pod_view(facts: &PodFacts, report: Option<&SessionsReport>) -> PodView {
+    PodView {
+        name: facts.name.clone(),
+        uid: facts.uid.clone(),
+        ready: facts.ready && !facts.terminating,
+        terminating: facts.terminating,
+        serving: facts.serving,
+        role: facts.role.map(|r| r.as_str().to_owned()),
+        deletion_cost: Some(facts.deletion_cost).filter(|cost| *cost != 0),
+        trouble: facts.trouble.clone(),
+        sessions: report.map(sessions_view),
+    }
+}
+
+fn sessions_view(report: &SessionsReport) -> SessionsView {
+    let totals = report.totals.clone().unwrap_or_default();
+    SessionsView {
+        open: report.open,
+        instance: report.instance.clone().unwrap_or_default(),
+        resumed: totals.resumed,
+        resume_failed: totals.resume_failed,
+        state_lost: totals.state_lost,
+        drain: report.drain.as_ref().map(|d| DrainView {
+            id: d.id.clone(),
+            state: match d.state {
+                DrainState::Active => "active",
+                DrainState::Paused => "paused",
+                DrainState::Done => "done",
+                DrainState::Cancelled => "cancelled",
+                DrainState::Unknown => "unknown",
+            }
+            .to_owned(),
+            notified: d.notified.unwrap_or_default(),
+            closed_clean: d.closed_clean.unwrap_or_default(),
+            closed_forced: d.closed_forced.unwrap_or_default(),
+            lease_expires_ms: d.lease_expires_ms,
+            rate_per_second: d.rate_per_second,
+        }),
+    }
+}
+
+fn route_view(route: &HTTPRoute, rollout: &ValidatedRollout) -> RouteView {
+    let services = slots::service_names(&rollout.name);
+    let rules = http_route::weights(route, &services)
+        .into_iter()
+        .map(|rule| {
+            let by_slot = rule.weights.iter().filter_map(|(service, weight)| {
+                let slot = SLOTS
+                    .into_iter()
+                    .find(|slot| slots::service_name(&rollout.name, slot) == *service)?;
+                Some((slot.to_owned(), *weight))
+            });
+            by_slot.collect()
+        })
+        .collect();
+    RouteView {
+        name: route.name_any(),
+        rules,
+        accepted: acceptance(route),
+    }
+}
+
+/// Whether the gateway took a route, and if not, what it says.
+fn acceptance(route: &HTTPRoute) -> Result<(), String> {
+    match http_route::accepted(route) {
+        http_route::Acceptance::Accepted => Ok(()),
+        http_route::Acceptance::Pending(why) => Err(format!(
+            "route {} is not programmed yet: {}",
+            route.name_any(),
+            why.join(", ")
+        )),
+        http_route::Acceptance::Refused(why) => Err(format!(
+            "route {} is refused: {}",
+            route.name_any(),
+            why.join(", ")
+        )),
+    }
+}
+
+fn pins_view(there: &[HTTPRoute], routes: &[HTTPRoute], rollout: &ValidatedRollout) -> Option<PinsView> {
+    let carried: Vec<super::apply::WrittenPin> = there
+        .first()?
+        .annotations()
+        .get(ANNOTATION_PINS)
+        .and_then(|text| serde_json::from_str(text).ok())
+        .unwrap_or_default();
+    let wanted = super::apply::pins_routes(rollout, routes, &carried).unwrap_or_default();
+    let current = wanted.len() == there.len()
+        && wanted.iter().all(|w| {
+            there
+                .iter()
+                .any(|t| t.name_any() == w.name_any() && pins::is_current(t, w))
+        });
+    let accepted = there
+        .iter()
+        .map(acceptance)
+        .find(std::result::Result::is_err)
+        .unwrap_or(Ok(()));
+    let mut pins: Vec<_> = carried
+        .iter()
+        .filter_map(super::apply::WrittenPin::read)
+        .collect();
+    pins.sort();
+    Some(PinsView {
+        pins,
+        current,
+        accepted,
+    })
+}
+
+fn request(live: &WebSocketRollout) -> Option<Request> {
+    let text = live.annotations().get(ANNOTATION_REQUEST)?;
+    match serde_json::from_str::<Request>(text) {
+        Ok(request) => {
+            let seen = live.status.as_ref().and_then(|s| s.last_request.as_ref());
+            (seen.map(|r| &r.nonce) != Some(&request.nonce)).then_some(request)
+        }
+        Err(error) => {
+            tracing::warn!(
+                error = &error as &dyn std::error::Error,
+                "a request cannot be read"
+            );
+            None
+        }
+    }
+}

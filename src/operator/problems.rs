@@ -1,0 +1,237 @@
+//! What stands in the way of a release, found before anything moves. Each problem names the field or object, and the remedy.
+
+use std::sync::Mutex;
+
+use k8s_openapi::api::apps::v1::ReplicaSet;
+use k8s_openapi::api::core::v1::{Secret, Service};
+use kube::ResourceExt as _;
+use kube::api::{Api, PostParams};
+
+use super::context::{Context, Memory, lock};
+use super::error::Result;
+use super::observe::parent;
+use crate::api::{ANNOTATION_ACKNOWLEDGE, ValidatedRollout, WebSocketRollout};
+use crate::engine::observed::Problem;
+use crate::traffic::conflicts::{self, Claim};
+use crate::traffic::gateway_api::HTTPRoute;
+use crate::traffic::{http_route, slots};
+use crate::workload::replica_set;
+
+/// Finds them all.
+pub async fn find(
+    ctx: &Context,
+    live: &WebSocketRollout,
+    rollout: &ValidatedRollout,
+    revision: &str,
+    services: &[Service],
+    routes: &[HTTPRoute],
+    memory: &Mutex<Memory>,
+) -> Result<Vec<Problem>> {
+    let mut found = routes_problems(rollout, routes);
+    found.extend(contested(ctx, live, rollout));
+    found.extend(foreign_services(live, rollout, services));
+    found.extend(taken_slots(rollout, services));
+    found.extend(missing_token(ctx, rollout).await?);
+    found.extend(dry_run(ctx, rollout, revision, memory).await?);
+    found.sort();
+    Ok(found)
+}
+
+fn routes_problems(rollout: &ValidatedRollout, routes: &[HTTPRoute]) -> Vec<Problem> {
+    let ours = slots::service_names(&rollout.name);
+    let wanted = &rollout.spec.traffic.routes;
+    let missing = wanted.iter().filter(|w| !routes.iter().any(|r| r.name_any() == w.name)).map(|w| Problem {
+        reason: "RouteNotFound",
+        message: format!(
+            "spec.traffic.routes names HTTPRoute {:?}, which does not exist in namespace {}; create it with the backends {}",
+            w.name,
+            rollout.namespace,
+            ours.join(", ")
+        ),
+    });
+    let wrong = routes.iter().filter_map(|route| {
+        let error = http_route::validate(route, &ours, rollout.spec.traffic.port).err()?;
+        Some(Problem {
+            reason: "ForeignBackend",
+            message: format!(
+                "HTTPRoute {:?} cannot be used: {error}; let its backendRefs be {} with port {}",
+                route.name_any(),
+                ours.join(", "),
+                rollout.spec.traffic.port
+            ),
+        })
+    });
+    missing.chain(wrong).collect()
+}
+
+/// A route belongs to the rollout that was there first.
+fn contested(ctx: &Context, live: &WebSocketRollout, rollout: &ValidatedRollout) -> Vec<Problem> {
+    let claim = |r: &WebSocketRollout| Claim {
+        rollout: r.name_any(),
+        created: r.creation_timestamp().map(|t| t.0),
+        routes: r
+            .spec
+            .traffic
+            .routes
+            .iter()
+            .map(|route| route.name.clone())
+            .collect(),
+    };
+    let others: Vec<Claim> = ctx
+        .stores
+        .rollouts
+        .state()
+        .iter()
+        .filter_map(|guarded| guarded.0.as_ref().ok())
+        .filter(|r| r.namespace().as_deref() == Some(&rollout.namespace) && r.name_any() != rollout.name)
+        .map(claim)
+        .collect();
+    conflicts::contested_routes(&claim(live), &others)
+        .into_iter()
+        .map(|c| Problem {
+            reason: "RouteContested",
+            message: format!(
+                "HTTPRoute {:?} belongs to the rollout {:?} already; give each rollout a route of its own",
+                c.route, c.holder
+            ),
+        })
+        .collect()
+}
+
+fn foreign_services(
+    live: &WebSocketRollout,
+    rollout: &ValidatedRollout,
+    services: &[Service],
+) -> Vec<Problem> {
+    let acknowledged: Vec<&str> = live
+        .annotations()
+        .get(ANNOTATION_ACKNOWLEDGE)
+        .map(|list| list.split(',').map(str::trim).collect())
+        .unwrap_or_default();
+    let labels = rollout
+        .template
+        .metadata
+        .as_ref()
+        .and_then(|m| m.labels.clone())
+        .unwrap_or_default();
+    conflicts::selecting_services(services, &rollout.name, &labels, &slots::service_names(&rollout.name))
+        .into_iter()
+        .filter(|service| !acknowledged.contains(&service.acknowledgement().as_str()))
+        .map(|service| Problem {
+            reason: "ServiceSelectsRehearsal",
+            message: format!(
+                "Service {:?} selects the pods of rehearsals and canaries too, so its users would meet untried revisions; \
+                 add wsroll.dev/role: stable to its selector, or accept it with the annotation {ANNOTATION_ACKNOWLEDGE}: {}",
+                service.name,
+                service.acknowledgement()
+            ),
+        })
+        .collect()
+}
+
+fn taken_slots(rollout: &ValidatedRollout, services: &[Service]) -> Vec<Problem> {
+    let ours = slots::service_names(&rollout.name);
+    services
+        .iter()
+        .filter(|s| ours.contains(&s.name_any()) && !is_slot(s, &rollout.name))
+        .map(|s| Problem {
+            reason: "SlotTaken",
+            message: format!(
+                "Service {:?} exists and is not a slot of this rollout; rename it, or the rollout",
+                s.name_any()
+            ),
+        })
+        .collect()
+}
+
+/// Whether a Service is a slot of a rollout of this name. The UID is not asked: a rollout that is applied again finds its own.
+pub fn is_slot(service: &Service, rollout: &str) -> bool {
+    service
+        .labels()
+        .get(crate::workload::labels::ROLLOUT)
+        .is_some_and(|name| name == rollout)
+        && slots::slot_of(service).is_some()
+}
+
+async fn missing_token(ctx: &Context, rollout: &ValidatedRollout) -> Result<Option<Problem>> {
+    let Some(reference) = rollout.spec.probes.token_from.as_ref().map(|t| &t.secret_key_ref) else {
+        return Ok(None);
+    };
+    let secrets: Api<Secret> = Api::namespaced(ctx.client.clone(), &rollout.namespace);
+    let secret = ctx
+        .read("read the probes' token", secrets.get_opt(&reference.name))
+        .await?;
+    let there = secret
+        .as_ref()
+        .and_then(|s| s.data.as_ref())
+        .is_some_and(|data| data.contains_key(&reference.key));
+    let what = if secret.is_none() {
+        "does not exist"
+    } else {
+        "has no such key"
+    };
+    Ok((!there).then(|| Problem {
+        reason: "SecretMissing",
+        message: format!(
+            "spec.probes.tokenFrom names key {:?} of Secret {:?}, which {what}; create it, or correct the reference",
+            reference.key, reference.name
+        ),
+    }))
+}
+
+/// Asks the API server whether it would take the ReplicaSet: the template is kept unpruned in our resource, so that its errors
+/// are the API server's own, by field.
+async fn dry_run(
+    ctx: &Context,
+    rollout: &ValidatedRollout,
+    revision: &str,
+    memory: &Mutex<Memory>,
+) -> Result<Option<Problem>> {
+    let known = lock(memory).dry_run.clone().filter(|(hash, _)| hash == revision);
+    let outcome = if let Some((_, outcome)) = known {
+        outcome
+    } else {
+        let outcome = refused(ctx, rollout, revision).await?;
+        lock(memory).dry_run = Some((revision.to_owned(), outcome.clone()));
+        outcome
+    };
+    Ok(outcome.map(|message| Problem {
+        reason: "TemplateInvalid",
+        message: format!("spec.template is refused by the API server: {message}"),
+    }))
+}
+
+async fn refused(ctx: &Context, rollout: &ValidatedRollout, revision: &str) -> Result<Option<String>> {
+    let spec = replica_set::Spec {
+        parent: parent(rollout),
+        revision,
+        template: &rollout.spec.template,
+        port: rollout.spec.traffic.port,
+        replicas: 0,
+        role: crate::workload::labels::Role::Rehearsal,
+    };
+    let set = match replica_set::build(&spec) {
+        Ok(set) => set,
+        Err(error) => return Ok(Some(error.to_string())),
+    };
+    let set: ReplicaSet = match serde_json::from_value(set) {
+        Ok(set) => set,
+        Err(error) => return Ok(Some(error.to_string())),
+    };
+    let sets: Api<ReplicaSet> = Api::namespaced(ctx.client.clone(), &rollout.namespace);
+    let params = PostParams {
+        dry_run: true,
+        ..PostParams::default()
+    };
+    match ctx.read("try the template", sets.create(&params, &set)).await {
+        Err(super::error::Error::Api { source, .. }) => match *source {
+            kube::Error::Api(status) if status.code == 422 || status.code == 400 || status.code == 403 => {
+                Ok(Some(status.message.clone()))
+            }
+            source => Err(super::error::Error::api("try the template", source)),
+        },
+        // Already there, so it was taken before.
+        Err(super::error::Error::Raced { .. }) | Ok(_) => Ok(None),
+        Err(error) => Err(error),
+    }
+}
