@@ -12,6 +12,12 @@ pub fn concurrent_pods(budget: f64, limit: Option<u32>) -> usize {
     limit.map_or(exact, |limit| exact.min(limit as usize)).max(1)
 }
 
+/// What the rates of all pods may add up to. A second holds whole connects, so a budget of 2.5 is one of 2.
+pub fn usable(budget: f64) -> f64 {
+    let whole = if budget >= 1.0 { budget.floor() } else { budget };
+    whole * HEADROOM
+}
+
 /// Splits the budget over pods by the sessions they have left, so that they end together.
 ///
 /// `remaining` holds sessions per pod. Each gets at least a hundredth of the budget; the sum never exceeds `HEADROOM × budget`.
@@ -19,7 +25,7 @@ pub fn split(budget: f64, remaining: &[u64]) -> Vec<f64> {
     if remaining.is_empty() {
         return Vec::new();
     }
-    let usable = budget * HEADROOM;
+    let usable = usable(budget);
     let least = (usable / 100.0).min(usable / remaining.len() as f64);
     let spread = usable - least * remaining.len() as f64;
     let total: u64 = remaining.iter().sum();
@@ -61,10 +67,8 @@ mod tests {
             let rates = split(budget, &remaining[..pods]);
             prop_assert!(rates.iter().sum::<f64>() <= budget * HEADROOM + 1e-9);
             prop_assert!(rates.iter().all(|r| *r > 0.0));
-            if budget >= 10.0 {
-                let worst: f64 = rates.iter().map(|r| r.floor() + 1.0).sum();
-                prop_assert!(worst <= budget + 1.0, "{worst} of {budget}");
-            }
+            let worst: f64 = rates.iter().map(|r| r.floor() + 1.0).sum();
+            prop_assert!(worst <= budget, "{worst} of {budget}");
         }
     }
 }

@@ -21,9 +21,6 @@ pub mod verdict;
 pub mod wave;
 mod work;
 
-#[cfg(test)]
-mod model;
-
 use jiff::Timestamp;
 
 pub use observed::Observed;

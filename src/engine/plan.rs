@@ -50,7 +50,7 @@ pub enum Action {
         /// Pods there shall be.
         replicas: u32,
     },
-    /// Let these pods go, and lower the ReplicaSet by as many, with a precondition on its version.
+    /// Let these pods go, and lower the ReplicaSet to what stays, with a precondition on its version.
     Retire {
         /// The revision.
         revision: String,
@@ -58,6 +58,8 @@ pub enum Action {
         pods: Vec<(String, String)>,
         /// `spec.replicas` that was observed.
         from: u32,
+        /// What it shall be: less by these pods, or 0 where the whole revision goes, pods that were never made included.
+        to: u32,
     },
     /// Point a slot's Service at a revision; creates the Service where it is missing.
     PointSlot {

@@ -9,6 +9,8 @@ use crate::api::status::{
     State, Verb,
 };
 
+/// Images of a release that status lists.
+const IMAGES: usize = 32;
 /// Releases that status remembers.
 const HISTORY: usize = 10;
 
@@ -81,7 +83,7 @@ impl Work<'_> {
                 let step = at.step;
                 Ok(self.after_step(step, "promoted"))
             }
-            (Verb::Promote, State::Paused(paused)) if paused.reason == PauseReason::Step => {
+            (Verb::Promote | Verb::Resume, State::Paused(paused)) if paused.reason == PauseReason::Step => {
                 let step = paused.step;
                 Ok(self.after_step(step, "promoted"))
             }
@@ -127,12 +129,23 @@ impl Work<'_> {
                     Some(release) => release.canary.clone(),
                     None => self.stable_hash(),
                 };
-                let rejected = self.status.rejected.as_ref().is_some_and(|r| r.hash == wanted);
+                let rejected = self.status.rejected.as_ref().filter(|r| r.hash == wanted);
+                let rejected = rejected.map(|r| r.message.clone());
                 if wanted == current {
                     if matches!(self.state(), State::RolledBack(_)) {
                         self.enter(State::Healthy(Since { since: self.now }));
                     }
-                } else if !rejected && self.status.wave.is_none() {
+                } else if let Some(message) = rejected {
+                    if matches!(self.state(), State::Healthy(_)) {
+                        self.enter(State::RolledBack(RolledBack {
+                            since: self.now,
+                            reason: "Rejected".to_owned(),
+                            message,
+                        }));
+                    }
+                } else {
+                    // Whatever a scale-down has not moved yet stays.
+                    self.drop_wave();
                     if matches!(self.state(), State::Soaking(_)) {
                         self.close_release("Completed", None);
                     }
@@ -150,7 +163,8 @@ impl Work<'_> {
                     self.start_release();
                 }
             }
-            State::RollingBack(_) | State::Preflight(_) => {}
+            // In Finishing everybody has moved: going back would move all of them again.
+            State::RollingBack(_) | State::Preflight(_) | State::Finishing(_) => {}
             _ => {
                 let Some(release) = self.release() else { return };
                 if release.canary == wanted {
@@ -191,7 +205,7 @@ impl Work<'_> {
             id: format!("r{number}{}", part(0, 4)),
             stable,
             canary: canary.clone(),
-            images: self.obs.template_images.clone(),
+            images: self.obs.template_images.iter().take(IMAGES).cloned().collect(),
             started_at: self.now,
             stable_slot,
             canary_slot,

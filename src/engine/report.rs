@@ -97,7 +97,8 @@ impl Work<'_> {
             State::Healthy(_) | State::Soaking(_) | State::Paused(_) | State::RolledBack(_)
         );
         set(RECONCILING, !settled && blocked.is_none(), phase, &message);
-        let late = matches!(state, State::Initializing(_)) && self.over_progress_deadline();
+        let late =
+            matches!(state, State::Initializing(_) | State::Preflight(_)) && self.over_progress_deadline();
         match (blocked, state) {
             (Some(problem), _) => set(STALLED, true, problem.reason, &self.problems()),
             (None, State::RolledBack(back)) => {
@@ -108,6 +109,7 @@ impl Work<'_> {
                     &format!("{}: {}", back.reason, back.message),
                 );
             }
+            (None, State::Preflight(_)) if late => set(STALLED, true, "ProgressDeadlineExceeded", &message),
             (None, _) if late => set(STALLED, true, "ProgressDeadlineExceeded", &self.why_not_ready()),
             _ => set(STALLED, false, phase, ""),
         }

@@ -37,15 +37,17 @@ pub struct Evidence<'a> {
     pub baseline: Option<Baseline>,
 }
 
-/// Judges the new revision. Breaches come first, the most serious first.
+/// Judges the new revision. Breaches come first: those that roll back before those that pause, those before warnings.
 pub fn judge(thresholds: &Thresholds, evidence: Evidence<'_>) -> Judgement {
-    let breach = state_loss(thresholds, evidence)
-        .or_else(|| failures_in_a_row(thresholds, evidence))
-        .or_else(|| success(thresholds, evidence))
-        .or_else(|| unannounced(thresholds, evidence))
-        .or_else(|| time(thresholds, evidence));
-    if let Some(breach) = breach {
-        return breach;
+    let found = [
+        state_loss(thresholds, evidence),
+        failures_in_a_row(thresholds, evidence),
+        success(thresholds, evidence),
+        unannounced(thresholds, evidence),
+        time(thresholds, evidence),
+    ];
+    if let Some(worst) = found.into_iter().flatten().min_by_key(severity) {
+        return worst;
     }
     let limits = &thresholds.reconnect_success;
     let Some(canary) = evidence.canary else {
@@ -72,6 +74,27 @@ pub fn judge(thresholds: &Thresholds, evidence: Evidence<'_>) -> Judgement {
         Some(p95) => format!("{counted}, 95 % of them within {p95} ms"),
         None => counted,
     })
+}
+
+/// The first of equals wins, so the order above says what is the more serious.
+fn severity(judgement: &Judgement) -> u8 {
+    match judgement {
+        Judgement::Breach {
+            action: BreachAction::Rollback,
+            ..
+        } => 0,
+        Judgement::Breach {
+            action: BreachAction::Pause,
+            ..
+        } => 1,
+        Judgement::ControlFailing(_) => 2,
+        _ => 3,
+    }
+}
+
+/// Whether there are samples enough to go on with a release whose breach is only to be warned of.
+pub fn enough_samples(thresholds: &Thresholds, canary: Option<&ProbeEvidence>) -> bool {
+    canary.is_some_and(|e| e.window.attempts >= u64::from(thresholds.reconnect_success.min_samples))
 }
 
 fn state_loss(thresholds: &Thresholds, evidence: Evidence<'_>) -> Option<Judgement> {

@@ -18,7 +18,7 @@ pub(super) const LOOK_UPGRADES: u32 = 5;
 /// What the data plane is given to follow a change when nothing was measured.
 const SETTLE_DEFAULT_MS: u64 = 1_000;
 /// Bounds of the settle time.
-const SETTLE_MS: std::ops::RangeInclusive<u64> = 500..=10_000;
+const SETTLE_MS: std::ops::RangeInclusive<u64> = 1_000..=10_000;
 
 /// One decision in the making.
 pub(super) struct Work<'a> {
@@ -105,6 +105,20 @@ impl<'a> Work<'a> {
             .unwrap_or_default()
     }
 
+    /// A revision with pods that is neither the one that serves nor part of a release, nor the one to be released next while it
+    /// is empty.
+    pub(super) fn leftover(&self) -> Option<(String, RevisionView)> {
+        let stable = self.stable_hash();
+        let canary = self.release().map(|r| r.canary.clone());
+        let found = self.obs.revisions.iter().find(|(hash, view)| {
+            let there = view.replicas > 0 || view.live().next().is_some();
+            // In preflight nothing of the new revision exists by our doing: what is there holds somebody's sessions.
+            let mine = canary.as_ref() == Some(*hash) && !matches!(self.state(), State::Preflight(_));
+            **hash != stable && !mine && there
+        });
+        found.map(|(hash, view)| (hash.clone(), view.clone()))
+    }
+
     pub(super) fn time_in_phase(&self) -> Duration {
         let since = self.state().since();
         Duration::try_from(self.now.duration_since(since)).unwrap_or_default()
@@ -179,7 +193,14 @@ impl<'a> Work<'a> {
         let programmed = if weight.programmed == Some(weight.desired) {
             true
         } else if let Some(expected) = self.sole_revision(&release, weight.desired) {
-            waited >= Duration::from_millis(100) && self.looked(&self.weight_look_id(&weight), &expected)
+            // Where every slot selects the same revision a look sees it whatever the weights are.
+            let telling = self.obs.slots.values().any(|revision| *revision != expected);
+            let least = if telling {
+                Duration::from_millis(100)
+            } else {
+                self.settle()
+            };
+            waited >= least && self.looked(&self.weight_look_id(&weight), &expected)
         } else {
             waited >= self.settle()
         };
@@ -231,7 +252,8 @@ impl<'a> Work<'a> {
         )
     }
 
-    pub(super) fn record_verdict(&mut self, result: &str, reason: &str, message: &str) {
+    /// Notes a verdict. True where it is another one than before.
+    pub(super) fn record_verdict(&mut self, result: &str, reason: &str, message: &str) -> bool {
         let same = self
             .status
             .verdict
@@ -248,6 +270,7 @@ impl<'a> Work<'a> {
             message: message.to_owned(),
             at,
         });
+        !same
     }
 
     // --- phases ---
@@ -273,7 +296,7 @@ impl<'a> Work<'a> {
             self.notes
                 .push(Note::warning("Paused", format!("{name}: {message}")));
         }
-        self.status.wave = None;
+        self.drop_wave();
         self.enter(State::Paused(Paused {
             since: self.now,
             step,
@@ -284,7 +307,7 @@ impl<'a> Work<'a> {
 
     /// Weights first, then capacity, then the sessions.
     pub(super) fn roll_back(&mut self, reason: &str, message: String, reject: bool) {
-        self.status.wave = None;
+        self.drop_wave();
         self.notes.push(if reject {
             Note::warning("RollingBack", format!("{reason}: {message}"))
         } else {
@@ -300,6 +323,20 @@ impl<'a> Work<'a> {
     }
 
     // --- terms of a wave ---
+
+    /// Ends a wave early: its pods return in the next round, and who was not moved counts as not asked.
+    pub(super) fn drop_wave(&mut self) {
+        let Some(wave) = self.status.wave.take() else {
+            return;
+        };
+        if let Some(drain) = &mut self.status.drain {
+            for pod in &wave.pods {
+                let asked = pod.count.or(pod.sessions).unwrap_or_default();
+                drain.total -= (asked - pod.closed_clean - pod.closed_forced).max(0);
+            }
+            drain.total = drain.total.max(0);
+        }
+    }
 
     pub(super) fn terms(&self, back: bool) -> Terms {
         let spec = &self.obs.rollout.spec;

@@ -1,0 +1,208 @@
+//! What pods are asked: the orders of a rehearsal, and the wave that is under way.
+
+use std::time::Duration;
+
+use crate::api::status::{Rehearsing, State, Wave, WavePod, WaveReason};
+use crate::engine::advance::rehearsal_run;
+use crate::engine::observed::{PodView, RevisionView};
+use crate::engine::plan::{Action, Note, Order};
+use crate::engine::wave::{self, Terms};
+use crate::engine::work::Work;
+
+/// Sessions per second of a rehearsal's drain; only probes are on those pods.
+const REHEARSAL_RATE: f64 = 20.0;
+
+impl Work<'_> {
+    /// In the rehearsal the new revision's pods, which only probes are on, are asked to drain.
+    pub(super) fn rehearsal_orders(&mut self, state: &State) {
+        let State::Rehearsing(Rehearsing {
+            attempt,
+            draining: true,
+            ..
+        }) = state
+        else {
+            return;
+        };
+        let Some(release) = self.release().cloned() else {
+            return;
+        };
+        let run = rehearsal_run(&release, *attempt);
+        for pod in self.canary().live() {
+            let id = format!("{run}-{}", pod.uid);
+            if pod
+                .sessions
+                .as_ref()
+                .and_then(|s| s.drain.as_ref())
+                .is_some_and(|d| d.id == id)
+            {
+                continue;
+            }
+            self.actions.push(Action::Order(Order {
+                pod: pod.name.clone(),
+                uid: pod.uid.clone(),
+                id,
+                reason: "rollout",
+                count: None,
+                rate_per_second: REHEARSAL_RATE,
+                lease: wave::LEASE,
+                deadline: self.obs.rollout.spec.rehearsal.timeout.0 * 2,
+                close_at_deadline: false,
+                reconnect_window: release
+                    .drain
+                    .notice
+                    .reconnect_window
+                    .0
+                    .min(Duration::from_secs(2)),
+                hint: None,
+                close_code: release.drain.notice.close_code,
+            }));
+        }
+    }
+
+    /// Moves the wave on, and lets go of its pods when it is done.
+    pub(super) fn wave(&mut self) {
+        let Some(mut wave) = self.status.wave.take() else {
+            return;
+        };
+        let terms = self.terms(wave.reason == WaveReason::Rollback);
+        if !self.ways_are_open(&wave, &terms) {
+            // Who is moved now would be moved again.
+            self.status.wave = Some(wave);
+            return;
+        }
+        let revision = self.obs.revision(&wave.revision);
+        let progress = wave::advance(&mut wave, &revision, &terms, self.now);
+        let drain = self.status.drain.get_or_insert_default();
+        drain.notified += progress.notified;
+        drain.closed_clean += progress.closed_clean;
+        drain.closed_forced += progress.closed_forced;
+        self.wave_rate = progress.rate;
+        self.wave_left = progress.left;
+        self.overdue = progress.overdue;
+        self.actions.extend(progress.actions);
+        if !progress.done || !self.settle_wave(&wave, &revision, &terms) {
+            self.status.wave = Some(wave);
+            return;
+        }
+        let took = wave.ordered_at.map_or(0, |at| {
+            let last = wave
+                .pods
+                .iter()
+                .filter_map(|p| p.done_at)
+                .max()
+                .unwrap_or(self.now);
+            last.duration_since(at).as_millis() as i64
+        });
+        let drain = self.status.drain.get_or_insert_default();
+        drain.active_ms += took;
+        let (told, clean, forced) = wave.pods.iter().fold((0, 0, 0), |sum, p| {
+            (
+                sum.0 + p.notified,
+                sum.1 + p.closed_clean,
+                sum.2 + p.closed_forced,
+            )
+        });
+        self.notes.push(Note::normal(
+            "WaveDone",
+            format!("{} pods are done in {:.1} s: {told} sessions told, {clean} left in turn, {forced} closed at the deadline",
+                wave.pods.len(), took as f64 / 1_000.0),
+        ));
+    }
+
+    /// Whether moved sessions would land where they belong: the hint leads there, and a revision that keeps its pods in rotation
+    /// is at weight 0 at the gateway.
+    fn ways_are_open(&self, wave: &Wave, terms: &Terms) -> bool {
+        if wave.reason == WaveReason::ScaleDown {
+            return true;
+        }
+        let hint = terms.hint.is_none() || self.hint_is_there();
+        let Some(release) = self.release().filter(|_| !wave.leave_rotation) else {
+            return hint;
+        };
+        let all = if wave.reason == WaveReason::Rollback {
+            0
+        } else {
+            100
+        };
+        hint && self.weight_is(release, all)
+    }
+
+    fn hint_is_there(&self) -> bool {
+        let wanted = self.wanted_pins(&self.state());
+        self.obs
+            .pins
+            .as_ref()
+            .is_some_and(|pins| pins.current && pins.accepted.is_ok() && Some(&pins.pins) == wanted.as_ref())
+    }
+
+    /// Retires as many of a finished wave's pods as capacity allows. True when nothing is left to do; who stays gets its
+    /// labels back in the next round.
+    fn settle_wave(&mut self, wave: &Wave, revision: &RevisionView, terms: &Terms) -> bool {
+        if revision.live().count() as u32 != revision.replicas {
+            return false;
+        }
+        let keep = match wave.reason {
+            WaveReason::Rollout => self.limits.stable_target(self.canary().ready()),
+            WaveReason::Rollback => 0,
+            WaveReason::ScaleDown => self.limits.replicas,
+        };
+        let entry = |pod: &PodView| wave.pods.iter().find(|e| e.uid == pod.uid);
+        let given_up = |e: &WavePod| terms.given_up(e, wave.elapsed_ms);
+        let mine: Vec<&PodView> = revision
+            .live()
+            .filter(|p| entry(p).is_some_and(|e| e.count.is_none()))
+            .collect();
+        // Whose deadline has passed is let go of whatever the floor says; the rest as far as capacity allows.
+        let (empty, held): (Vec<&PodView>, Vec<&PodView>) = mine.into_iter().partition(|p| is_empty(p));
+        let forced: Vec<&PodView> = held
+            .into_iter()
+            .filter(|p| entry(p).is_some_and(given_up))
+            .collect();
+        let spare = revision.replicas.saturating_sub(keep) as usize;
+        let spare = spare
+            .saturating_sub(forced.len())
+            .saturating_sub(self.missing(wave, revision));
+        let pods: Vec<(String, String)> = forced
+            .into_iter()
+            .chain(empty.into_iter().take(spare))
+            .map(|p| (p.name.clone(), p.uid.clone()))
+            .collect();
+        if pods.is_empty() {
+            return true;
+        }
+        // A ReplicaSet deletes unready pods before cheap ones: none may be unready that might hold a session.
+        let safe = revision
+            .live()
+            .filter(|p| !pods.iter().any(|(_, uid)| *uid == p.uid))
+            .all(|p| p.ready || is_empty(p));
+        if safe {
+            self.actions.push(Action::Retire {
+                revision: wave.revision.clone(),
+                to: revision.replicas.saturating_sub(pods.len() as u32),
+                pods,
+                from: revision.replicas,
+            });
+        }
+        false
+    }
+
+    /// Ready pods in rotation that are wanting beside the wave's own: so many of its pods come back instead of going.
+    fn missing(&self, wave: &Wave, revision: &RevisionView) -> usize {
+        if wave.reason == WaveReason::Rollback {
+            return 0;
+        }
+        let in_wave = |pod: &PodView| wave.pods.iter().any(|e| e.uid == pod.uid);
+        let mut rotating = revision
+            .live()
+            .filter(|p| p.ready && p.serving && !in_wave(p))
+            .count() as u32;
+        if wave.reason == WaveReason::Rollout {
+            rotating += self.canary().in_rotation();
+        }
+        self.limits.required.saturating_sub(rotating) as usize
+    }
+}
+
+fn is_empty(pod: &PodView) -> bool {
+    pod.sessions.as_ref().is_some_and(|s| s.open == 0)
+}

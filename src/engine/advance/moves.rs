@@ -1,0 +1,193 @@
+//! Which pods let go of their sessions next.
+
+use crate::api::spec::{HintKind, MoveSessions};
+use crate::api::status::{AtStep, Release, State, Wave, WavePod, WaveReason};
+use crate::engine::observed::RevisionView;
+use crate::engine::plan::Note;
+use crate::engine::wave;
+use crate::engine::work::Work;
+
+impl Work<'_> {
+    /// Fewer replicas: pods that are not in rotation leave first, then the emptiest, drained like any other.
+    pub(super) fn scale_down(&mut self) {
+        let (hash, serving) = self.serving();
+        let excess = serving.replicas.saturating_sub(self.limits.replicas);
+        let current = self.status.wave.as_ref().map(|w| w.reason);
+        if excess == 0 && current == Some(WaveReason::ScaleDown) {
+            self.drop_wave();
+        }
+        if excess == 0 || self.status.wave.is_some() || serving.live().count() as u32 != serving.replicas {
+            return;
+        }
+        let idle = serving.live().filter(|p| !(p.ready && p.serving));
+        let mut pods = wave::known(idle, excess as usize);
+        let spare = serving.in_rotation().saturating_sub(self.limits.required);
+        let most = spare.min(excess.saturating_sub(pods.len() as u32));
+        let rotating = serving.live().filter(|p| p.serving);
+        pods.extend(wave::choose(rotating, u64::MAX, most as usize));
+        pods.truncate(wave::MAX_PODS);
+        self.start_wave(WaveReason::ScaleDown, hash, pods, true);
+    }
+
+    /// The revision that serves outside of steps, and its pods.
+    fn serving(&self) -> (String, RevisionView) {
+        let hash = match (self.state(), self.release()) {
+            (State::Soaking(_), Some(release)) => release.canary.clone(),
+            _ => self.stable_hash(),
+        };
+        let view = self.obs.revision(&hash);
+        (hash, view)
+    }
+
+    /// Pods of a revision that belongs to no release, as after a resource that was deleted in mid-release and applied again:
+    /// their sessions come to the revision that serves. True while there are any.
+    pub(super) fn leftovers(&mut self) -> bool {
+        let Some((hash, view)) = self.leftover() else {
+            return false;
+        };
+        let stable = self.stable_hash();
+        let ready = self.all_slots(&stable) && self.stable().in_rotation() >= self.limits.required;
+        if self.status.wave.is_none() && ready && !view.is_empty() {
+            self.start_wave(WaveReason::Rollback, hash, wave::everyone(&view), true);
+        }
+        true
+    }
+
+    /// One wave after the other, until the step's share of the sessions is on the new revision.
+    pub(super) fn moving(&mut self, at: &AtStep) {
+        let (Some(release), Some(step)) = (self.release().cloned(), self.step(at.step)) else {
+            return;
+        };
+        if let Some(wave) = &self.status.wave {
+            // Only what cannot be programmed keeps a wave from its first order.
+            let waits = wave.ordered_at.is_none()
+                && self.since(wave.since) > self.obs.rollout.spec.progress_deadline.0;
+            if waits {
+                let message = "the hint that leads moved sessions on was not programmed in time".to_owned();
+                self.roll_back("NotProgrammed", message, true);
+            }
+            return;
+        }
+        let canary = self.canary();
+        if canary.ready() < self.canary_target(at.step) {
+            self.enter(State::Surging(self.at(at.step)));
+            return;
+        }
+        if self.desired_weight() != i32::from(step.weight) {
+            self.enter(State::Shifting(self.at(at.step)));
+            return;
+        }
+        let stable = self.stable();
+        if step.weight < 100 {
+            let pods = if pinned(&release, step.move_sessions) {
+                self.wave_pods(step.weight)
+            } else {
+                Vec::new()
+            };
+            if pods.is_empty() {
+                self.enter(State::Analysing(self.at(at.step)));
+            } else {
+                self.start_wave(WaveReason::Rollout, release.stable, pods, true);
+            }
+        } else if stable.is_empty() && stable.sessions() == 0 {
+            self.enter(State::Analysing(self.at(at.step)));
+        } else {
+            let pods = self.last_pods(&stable, &canary);
+            self.start_wave(WaveReason::Rollout, release.stable, pods, false);
+        }
+    }
+
+    /// Pods of the old revision for the next wave of the last step: the whole revision is at weight 0, so nobody has to leave
+    /// rotation; only as many sessions go as the new revision's pods can carry.
+    fn last_pods(&self, stable: &RevisionView, canary: &RevisionView) -> Vec<WavePod> {
+        let carried = self.limits.carries(canary.in_rotation());
+        let total = stable.sessions() + canary.sessions();
+        let need = (total * u64::from(carried) / 100).saturating_sub(canary.sessions());
+        let some = if carried < 100 {
+            let full = stable
+                .live()
+                .filter(|p| p.sessions.as_ref().is_some_and(|s| s.open > 0));
+            wave::choose(full, need, wave::MAX_PODS)
+        } else {
+            Vec::new()
+        };
+        if some.is_empty() {
+            wave::everyone(stable)
+        } else {
+            some
+        }
+    }
+
+    /// Pods of the old revision for the next wave of a step below weight 100.
+    ///
+    /// As many as can leave rotation while ready capacity holds and one is left for the users that the weight still sends there.
+    fn wave_pods(&self, weight: u8) -> Vec<WavePod> {
+        let (stable, canary) = (self.stable(), self.canary());
+        let spare = (stable.in_rotation() + canary.in_rotation()).saturating_sub(self.limits.required);
+        let max = spare.min(stable.in_rotation().saturating_sub(1));
+        let total = stable.sessions() + canary.sessions();
+        let wanted = (total * u64::from(weight)).div_ceil(100);
+        let carried = total * u64::from(self.limits.carries(canary.in_rotation())) / 100;
+        // Who was asked counts as moved wherever it went: clients that do not follow the hint are not asked again and again.
+        let asked = self.status.drain.as_ref().map_or(0, |d| d.total.max(0) as u64);
+        let need = wanted.min(carried).saturating_sub(canary.sessions().max(asked));
+        // Two in a hundred more or less are not worth a wave of their own.
+        if max == 0 || need == 0 || need * 50 < total {
+            return Vec::new();
+        }
+        wave::choose(stable.live().filter(|p| p.serving), need, max as usize)
+    }
+
+    pub(super) fn start_wave(
+        &mut self,
+        reason: WaveReason,
+        revision: String,
+        pods: Vec<WavePod>,
+        leave_rotation: bool,
+    ) {
+        if pods.is_empty() {
+            return;
+        }
+        let known: i64 = pods
+            .iter()
+            .map(|p| p.count.or(p.sessions).unwrap_or_default())
+            .sum();
+        let (id, number) = match self.status.release.as_mut() {
+            Some(release) => {
+                release.waves += 1;
+                let hints = release.drain.notice.hint == HintKind::Query && reason != WaveReason::ScaleDown;
+                release.hinted = release.hinted || hints;
+                (format!("{}-w{}", release.id, release.waves), release.waves)
+            }
+            None => (format!("s{}", self.now.as_millisecond()), 1),
+        };
+        let drain = self.status.drain.get_or_insert_default();
+        drain.wave = number;
+        drain.total += known;
+        let names: Vec<&str> = pods.iter().map(|p| p.name.as_str()).collect();
+        self.notes.push(Note::normal(
+            "WaveStarted",
+            format!(
+                "wave {number}: {known} sessions on {} pods leave ({})",
+                pods.len(),
+                names.join(", ")
+            ),
+        ));
+        self.status.wave = Some(Wave {
+            id,
+            reason,
+            revision,
+            since: self.now,
+            ordered_at: None,
+            elapsed_ms: 0,
+            ticked_at: self.now,
+            leave_rotation,
+            pods,
+        });
+    }
+}
+
+/// Whether a step moves sessions by the hint. `Auto` needs one to be configured.
+fn pinned(release: &Release, how: MoveSessions) -> bool {
+    how != MoveSessions::None && release.drain.notice.hint == HintKind::Query
+}

@@ -1,1 +1,0 @@
-//! A small model of a cluster.
