@@ -59,7 +59,7 @@ async fn one(ctx: &Context, scene: &Scene, action: &Action, memory: &Mutex<Memor
             role,
         } => create_revision(ctx, rollout, revision, *replicas, *role).await,
         Action::Grow { revision, replicas } => grow(ctx, scene, revision, *replicas).await,
-        Action::Retire { revision, pods, from } => retire(ctx, scene, revision, pods, *from).await,
+        Action::Retire { revision, pods, from, to } => retire(ctx, scene, revision, pods, *from, *to).await,
         Action::PointSlot { slot, revision } => point_slot(ctx, scene, slot, revision).await,
         Action::SetWeights { weights } => set_weights(ctx, scene, weights).await,
         Action::EnsurePins { pins } => ensure_pins(ctx, scene, pins).await,
@@ -179,6 +179,7 @@ async fn retire(
     revision: &str,
     pods: &[(String, String)],
     from: u32,
+    to: u32,
 ) -> Result<()> {
     let Some(set) = scene.sets.get(revision) else {
         return Ok(());
@@ -186,7 +187,7 @@ async fn retire(
     if scale::replicas(set) != from as i32 {
         return Err(Error::Raced { call: "retire pods" });
     }
-    let whole = pods.len() as u32 >= from;
+    let whole = to == 0;
     let unmarked: Vec<&String> = pods
         .iter()
         .filter(|(_, uid)| {
@@ -203,7 +204,7 @@ async fn retire(
         }
         return Ok(());
     }
-    set_replicas(ctx, set, (from as i32 - pods.len() as i32).max(0)).await
+    set_replicas(ctx, set, to.min(from) as i32).await
 }
 
 async fn point_slot(ctx: &Context, scene: &Scene, slot: &str, revision: &str) -> Result<()> {
