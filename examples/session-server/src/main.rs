@@ -1,2 +1,9 @@
-//! The session server.
-fn main() {}
+//! The session server's binary.
+
+use std::process::ExitCode;
+
+use clap::Parser as _;
+
+fn main() -> anyhow::Result<ExitCode> {
+    session_server::cli::Cli::parse().run()
+}

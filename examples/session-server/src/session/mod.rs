@@ -1,0 +1,397 @@
+//! A session on a socket: welcome, messages, state, goodbye.
+
+mod peer;
+mod registry;
+mod socket;
+mod wire;
+
+use std::sync::{Arc, atomic::Ordering};
+
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    time::{self, Instant},
+};
+
+pub(crate) use self::{
+    peer::{Goodbye, Mail, Peer},
+    registry::{Ending, Registry, bump},
+};
+use self::{
+    socket::{Incoming, SendError, Socket},
+    wire::{ClientMessage, ServerMessage},
+};
+use crate::{
+    server::App,
+    store::{Change, ClaimRequest, Lease, Reply, StoreError, Write},
+    token::Identity,
+};
+
+/// Close code for a session that another connection has taken, outside a drain.
+pub const SUPERSEDED: u16 = 4409;
+/// Bad messages after which a client is sent away.
+const MAX_BAD_MESSAGES: u32 = 20;
+
+/// What a client asked for when it connected.
+#[derive(Clone, Debug)]
+pub(crate) struct Hello {
+    /// Who it is.
+    pub(crate) identity: Identity,
+    /// The session to resume, or the id for a new one.
+    pub(crate) session: String,
+    /// Whether the client named the session.
+    pub(crate) asked: bool,
+    /// The last numbered message it has.
+    pub(crate) last: u64,
+    /// It reads notices.
+    pub(crate) takes_notices: bool,
+    /// It opens a new socket before it leaves the old one.
+    pub(crate) overlaps: bool,
+}
+
+/// A socket and the session on it.
+struct Conversation<'a, S> {
+    app: &'a App,
+    peer: &'a Peer,
+    socket: Socket<S>,
+    lease: Lease,
+    /// The store was used since the last ping.
+    used: bool,
+    bad: u32,
+}
+
+/// How a conversation goes on.
+enum Next {
+    Stay,
+    Leave(Leave),
+}
+
+/// Why a conversation ends.
+enum Leave {
+    /// The server closes.
+    Say(Goodbye),
+    /// The server closes for the client's fault, or its own.
+    Close(u16, &'static str),
+    /// The client closes.
+    Answer(u16),
+    /// The socket is gone or useless.
+    Drop,
+}
+
+/// Serves one socket to its end.
+pub(crate) async fn serve<S>(app: &App, peer: &Peer, io: S, early: Vec<u8>, hello: &Hello) -> Ending
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
+    let socket = Socket::new(io, early, &app.config.limits).await;
+    if peer.mute {
+        return mute(app, peer, socket).await;
+    }
+    let request = ClaimRequest {
+        session: &hello.session,
+        identity: &hello.identity,
+        instance: &app.instance,
+        last: hello.last,
+        forget: app.config.faults.forget,
+    };
+    let claim = match app.config.store.claim(&request).await {
+        Ok(claim) => claim,
+        Err(error) => {
+            app.store_failed(&error);
+            bump(&app.registry.totals.resume_failed);
+            return socket.close(1011, "the session could not be taken").await;
+        }
+    };
+    let _ = peer.lease.set(claim.lease.clone());
+    let totals = &app.registry.totals;
+    match (hello.asked, claim.found) {
+        (_, true) => bump(&totals.resumed),
+        (true, false) => bump(&totals.state_lost),
+        (false, false) => {}
+    }
+    let mut conversation = Conversation {
+        app,
+        peer,
+        socket,
+        lease: claim.lease,
+        used: true,
+        bad: 0,
+    };
+    let leave = match conversation.welcome(claim.found, claim.seq, &claim.replay).await {
+        Ok(()) => conversation.run().await,
+        Err(error) => conversation.cut(&error),
+    };
+    conversation.leave(leave).await
+}
+
+// === impl Conversation ===
+
+impl<S: AsyncRead + AsyncWrite + Unpin> Conversation<'_, S> {
+    async fn welcome(&mut self, resumed: bool, seq: u64, replay: &[Reply]) -> Result<(), SendError> {
+        let welcome = ServerMessage::Welcome {
+            session: &self.lease.session,
+            epoch: self.lease.epoch,
+            revision: &self.app.config.revision,
+            pod: &self.app.config.pod,
+            resumed,
+            seq,
+        };
+        self.socket.send(&welcome).await?;
+        for reply in replay {
+            self.socket.send(&ServerMessage::Message(reply)).await?;
+        }
+        Ok(())
+    }
+
+    async fn run(&mut self) -> Leave {
+        let limits = &self.app.config.limits;
+        let mut heard = Instant::now();
+        let mut next_ping = heard + limits.ping_every;
+        loop {
+            let next = tokio::select! {
+                biased;
+                mail = self.peer.mailbox.next() => self.act(mail).await,
+                incoming = self.socket.next() => {
+                    heard = Instant::now();
+                    self.handle(incoming).await
+                }
+                () = time::sleep_until(next_ping) => {
+                    next_ping = Instant::now() + limits.ping_every;
+                    if heard.elapsed() > limits.idle_timeout {
+                        bump(&self.app.registry.totals.idle);
+                        Next::Leave(Leave::Drop)
+                    } else {
+                        self.keep_alive().await
+                    }
+                }
+            };
+            if let Next::Leave(leave) = next {
+                return leave;
+            }
+        }
+    }
+
+    async fn act(&mut self, mail: Mail) -> Next {
+        match mail {
+            Mail::Goodbye(goodbye) => Next::Leave(Leave::Say(goodbye)),
+            Mail::Check => self.check().await,
+            Mail::Notice(notice) => {
+                let sent = self.socket.send(&ServerMessage::Notice(&notice)).await;
+                if let (Ok(()), Some(tally)) = (&sent, self.peer.told.get()) {
+                    bump(&tally.notified);
+                }
+                self.sent(sent)
+            }
+        }
+    }
+
+    /// A ping, and the session kept alive in the store if no message did.
+    async fn keep_alive(&mut self) -> Next {
+        let sent = self.socket.ping().await;
+        if sent.is_ok() && !std::mem::take(&mut self.used) {
+            return self.check().await;
+        }
+        self.sent(sent)
+    }
+
+    async fn check(&mut self) -> Next {
+        match self.app.config.store.touch(&self.lease).await {
+            Ok(()) => Next::Stay,
+            Err(error) => self.refused("", &error).await,
+        }
+    }
+
+    async fn handle(&mut self, incoming: Incoming) -> Next {
+        let text = match incoming {
+            Incoming::Text(text) => text,
+            Incoming::Sign => return Next::Stay,
+            Incoming::Binary => return Next::Leave(Leave::Close(1003, "text frames only")),
+            Incoming::Close(code) => return Next::Leave(Leave::Answer(code)),
+            Incoming::Violation(code) => return Next::Leave(Leave::Close(code, "protocol violation")),
+            Incoming::Cut => return Next::Leave(Leave::Drop),
+        };
+        self.app.count_message();
+        match ClientMessage::parse(&text) {
+            Ok(message) => self.answer(message).await,
+            Err(reason) => {
+                self.bad += 1;
+                if self.bad > MAX_BAD_MESSAGES {
+                    return Next::Leave(Leave::Close(1008, "too many bad messages"));
+                }
+                let sent = self.error("", "bad_message", &reason).await;
+                self.sent(sent)
+            }
+        }
+    }
+
+    async fn answer(&mut self, message: ClientMessage) -> Next {
+        self.used = true;
+        match message {
+            ClientMessage::Say { id, text, ack } => {
+                let write = Write {
+                    id: &id,
+                    ack,
+                    reply: &text,
+                    change: Change::Say(&text),
+                };
+                self.apply(write).await
+            }
+            ClientMessage::Set {
+                id,
+                section,
+                key,
+                value,
+                ack,
+            } => {
+                let reply = format!("{}.{key}", section.as_str());
+                let change = Change::Set {
+                    section,
+                    key: &key,
+                    value: &value,
+                };
+                self.apply(Write {
+                    id: &id,
+                    ack,
+                    reply: &reply,
+                    change,
+                })
+                .await
+            }
+            ClientMessage::State { id } => match self.app.config.store.read(&self.lease).await {
+                Ok(state) => {
+                    self.deliver(&ServerMessage::State {
+                        id: &id,
+                        state: &state,
+                    })
+                    .await
+                }
+                Err(error) => self.refused(&id, &error).await,
+            },
+            ClientMessage::Ack { id } => {
+                if let Some(tally) = self.peer.told.get() {
+                    tally.ack(&id);
+                }
+                Next::Stay
+            }
+        }
+    }
+
+    async fn apply(&mut self, write: Write<'_>) -> Next {
+        match self.app.config.store.write(&self.lease, &write).await {
+            Ok(reply) => self.deliver(&ServerMessage::Message(&reply)).await,
+            Err(error) => self.refused(write.id, &error).await,
+        }
+    }
+
+    /// Sends an answer, unless the session was taken meanwhile: then its new owner replays it.
+    async fn deliver(&mut self, answer: &ServerMessage<'_>) -> Next {
+        if let Some(slow) = self.app.config.faults.slow {
+            tokio::select! {
+                () = time::sleep(slow) => {}
+                () = self.peer.mailbox.superseded() => {}
+            }
+        }
+        if self.peer.mailbox.is_superseded() {
+            return Next::Leave(Leave::Say(Goodbye::Superseded));
+        }
+        let sent = self.socket.send(answer).await;
+        self.sent(sent)
+    }
+
+    /// The store refused: either the session is not ours any more, or the message was not applied.
+    async fn refused(&mut self, id: &str, error: &StoreError) -> Next {
+        let code = match error {
+            StoreError::Stale => return Next::Leave(Leave::Say(Goodbye::Superseded)),
+            StoreError::Gone | StoreError::Forbidden => {
+                return Next::Leave(Leave::Close(1011, "the session's state is gone"));
+            }
+            StoreError::Full => "full",
+            StoreError::Unavailable(_) => "unavailable",
+        };
+        self.app.store_failed(error);
+        let sent = self.error(id, code, &error.to_string()).await;
+        self.sent(sent)
+    }
+
+    async fn error(&mut self, id: &str, code: &str, text: &str) -> Result<(), SendError> {
+        self.socket.send(&ServerMessage::Error { id, code, text }).await
+    }
+
+    fn sent(&self, outcome: Result<(), SendError>) -> Next {
+        match outcome {
+            Ok(()) => Next::Stay,
+            Err(error) => Next::Leave(self.cut(&error)),
+        }
+    }
+
+    fn cut(&self, error: &SendError) -> Leave {
+        if *error == SendError::Cut {
+            return Leave::Drop;
+        }
+        bump(&self.app.registry.totals.slow_readers);
+        Leave::Close(1008, "reads too slowly")
+    }
+
+    async fn leave(self, leave: Leave) -> Ending {
+        match leave {
+            Leave::Say(Goodbye::Drain { code, order, forced }) => Ending {
+                forced,
+                ..self.socket.close(code, &order).await
+            },
+            Leave::Say(Goodbye::Superseded) => {
+                bump(&self.app.registry.totals.superseded);
+                let (code, reason) = match self.app.drain.code_for(self.peer) {
+                    Some((code, order)) => (code, order),
+                    None => (SUPERSEDED, "another connection has this session".to_owned()),
+                };
+                self.socket.close(code, &reason).await
+            }
+            Leave::Say(Goodbye::Shutdown { code }) => self.socket.close(code, "the server ends").await,
+            Leave::Close(code, reason) => self.socket.close(code, reason).await,
+            Leave::Answer(code) => self.socket.answer_close(code).await,
+            Leave::Drop => Ending::CUT,
+        }
+    }
+}
+
+/// A fault: the socket is open and nothing is ever said on it. It can still be closed.
+async fn mute<S: AsyncRead + AsyncWrite + Unpin>(app: &App, peer: &Peer, mut socket: Socket<S>) -> Ending {
+    loop {
+        tokio::select! {
+            mail = peer.mailbox.next() => match mail {
+                Mail::Goodbye(Goodbye::Drain { code, order, forced }) => {
+                    return Ending { forced, ..socket.close(code, &order).await };
+                }
+                Mail::Goodbye(Goodbye::Shutdown { code }) => return socket.close(code, "").await,
+                Mail::Goodbye(Goodbye::Superseded) => return socket.close(SUPERSEDED, "").await,
+                Mail::Notice(_) | Mail::Check => {}
+            },
+            incoming = socket.next() => match incoming {
+                Incoming::Close(code) => return socket.answer_close(code).await,
+                Incoming::Violation(code) => return socket.close(code, "").await,
+                Incoming::Cut => return Ending::CUT,
+                Incoming::Text(_) => app.count_message(),
+                Incoming::Binary | Incoming::Sign => {}
+            },
+        }
+    }
+}
+
+// === impl App (what sessions count) ===
+
+impl App {
+    /// Counts a message from a client; the `crash` fault ends the process here.
+    fn count_message(&self) {
+        let count = self.registry.totals.messages.fetch_add(1, Ordering::Relaxed) + 1;
+        if self.config.faults.crashes(count) {
+            self.crash();
+        }
+    }
+
+    fn store_failed(&self, error: &StoreError) {
+        bump(&self.registry.totals.store_errors);
+        tracing::warn!(error = error as &dyn std::error::Error, "the store refused");
+    }
+}
+
+/// Shared by tasks.
+pub(crate) type SharedPeer = Arc<Peer>;

@@ -1,0 +1,404 @@
+//! What the suites share: stores, a client that checks what it gets, and waiting with a deadline.
+#![allow(dead_code, unused_imports, unused_macros, reason = "each suite uses a part")]
+
+use std::{
+    fmt::Write as _,
+    net::{SocketAddr, TcpListener},
+    process::{Child, Command, Stdio},
+    time::Duration,
+};
+
+use futures_util::{SinkExt as _, StreamExt as _};
+use serde_json::{Value, json};
+use session_server::{
+    Config, Server,
+    config::Limits,
+    store::{MemoryStore, RedisStore, Store},
+    token::SessionKey,
+};
+use tokio::{
+    net::TcpStream,
+    time::{Instant, sleep, timeout},
+};
+use tokio_tungstenite::{
+    MaybeTlsStream, WebSocketStream,
+    tungstenite::{self, Message, client::IntoClientRequest, http::StatusCode},
+};
+
+/// Signs the tokens of all tests.
+pub const KEY: &str = "test-key";
+/// The drain token of all tests.
+pub const DRAIN_TOKEN: &str = "drain-token";
+/// No single wait takes longer.
+pub const PATIENCE: Duration = Duration::from_secs(10);
+
+/// A store under test. A Redis lives as long as this does.
+pub struct Backend {
+    pub store: Store,
+    redis: Option<Child>,
+}
+
+/// A client's socket.
+pub struct Client {
+    ws: WebSocketStream<MaybeTlsStream<TcpStream>>,
+    pub session: String,
+    pub epoch: u64,
+    pub resumed: bool,
+    pub seq: u64,
+    pub revision: String,
+}
+
+/// How a client connects.
+#[derive(Clone, Default)]
+pub struct Dial {
+    pub user: String,
+    pub query: String,
+}
+
+/// Runs one scenario on both stores. The Redis half says so when it is left out.
+#[macro_export]
+macro_rules! on_both_stores {
+    ($($name:ident),+ $(,)?) => {
+        mod memory {
+            $(#[tokio::test]
+            async fn $name() {
+                super::$name(&$crate::support::Backend::memory()).await;
+            })+
+        }
+        mod redis {
+            $(#[tokio::test]
+            async fn $name() {
+                match $crate::support::Backend::redis().await {
+                    Some(backend) => super::$name(&backend).await,
+                    None => eprintln!("left out: needs redis-server on PATH"),
+                }
+            })+
+        }
+    };
+}
+
+impl Backend {
+    pub fn memory() -> Self {
+        Self {
+            store: Store::Memory(MemoryStore::new(Duration::from_mins(1))),
+            redis: None,
+        }
+    }
+
+    /// Starts a Redis of its own on a free port; none if there is no `redis-server` on the PATH.
+    pub async fn redis() -> Option<Self> {
+        for _ in 0..5 {
+            let port = TcpListener::bind("127.0.0.1:0")
+                .unwrap()
+                .local_addr()
+                .unwrap()
+                .port();
+            let child = Command::new("redis-server")
+                .args([
+                    "--bind",
+                    "127.0.0.1",
+                    "--save",
+                    "",
+                    "--appendonly",
+                    "no",
+                    "--dir",
+                    "/tmp",
+                    "--port",
+                ])
+                .arg(port.to_string())
+                .stdout(Stdio::null())
+                .stderr(Stdio::null())
+                .spawn();
+            let mut child = match child {
+                Ok(child) => child,
+                Err(error) if error.kind() == std::io::ErrorKind::NotFound => return None,
+                Err(error) => panic!("failed to start redis-server: {error}"),
+            };
+            let url = format!("redis://127.0.0.1:{port}");
+            let deadline = Instant::now() + PATIENCE;
+            while Instant::now() < deadline {
+                if TcpStream::connect(("127.0.0.1", port)).await.is_ok() {
+                    let store = Store::Redis(RedisStore::new(&url, Duration::from_mins(1)).unwrap());
+                    return Some(Self {
+                        store,
+                        redis: Some(child),
+                    });
+                }
+                // The port may have been taken meanwhile: then it ends, and another is tried.
+                if child.try_wait().unwrap().is_some() {
+                    break;
+                }
+                sleep(Duration::from_millis(20)).await;
+            }
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+        panic!("redis-server did not start");
+    }
+
+    /// A configuration on this store.
+    pub fn config(&self) -> Config {
+        // Many clients here do not read on: do not wait long for their half of the close.
+        let limits = Limits {
+            close_timeout: Duration::from_millis(500),
+            ..Limits::default()
+        };
+        Config {
+            store: self.store.clone(),
+            limits,
+            ..Config::local(KEY).with_drain(DRAIN_TOKEN)
+        }
+    }
+
+    /// A server on this store.
+    pub async fn server(&self) -> Server {
+        Server::start(self.config()).await.unwrap()
+    }
+
+    /// A server on this store with faults.
+    pub async fn faulty(&self, faults: &str) -> Server {
+        Server::start(Config {
+            faults: faults.parse().unwrap(),
+            ..self.config()
+        })
+        .await
+        .unwrap()
+    }
+
+    /// Ends the Redis, as in an outage.
+    pub fn stop_redis(&mut self) {
+        if let Some(mut redis) = self.redis.take() {
+            redis.kill().unwrap();
+            redis.wait().unwrap();
+        }
+    }
+}
+
+impl Drop for Backend {
+    fn drop(&mut self) {
+        if let Some(mut redis) = self.redis.take() {
+            let _ = redis.kill();
+            let _ = redis.wait();
+        }
+    }
+}
+
+impl Dial {
+    /// A new session of `user`.
+    pub fn user(user: &str) -> Self {
+        Self {
+            user: user.to_owned(),
+            query: String::new(),
+        }
+    }
+
+    /// Resumes `session` after message number `last`.
+    pub fn resume(mut self, session: &str, last: u64) -> Self {
+        let _ = write!(self.query, "&session={session}&last={last}");
+        self
+    }
+
+    /// Declares that notices are understood.
+    pub fn notices(mut self) -> Self {
+        self.query += "&notice=wsroll.v1";
+        self
+    }
+
+    /// Declares that the new socket comes first.
+    pub fn overlap(mut self) -> Self {
+        self.query += "&overlap=1";
+        self
+    }
+
+    /// Opens the socket and waits for nothing.
+    pub async fn open(
+        &self,
+        server: &Server,
+    ) -> Result<WebSocketStream<MaybeTlsStream<TcpStream>>, tungstenite::Error> {
+        let token = SessionKey::new(KEY).sign(&self.user, "gold").unwrap();
+        let url = format!("ws://{}/ws?v=1{}", server.traffic_addr(), self.query);
+        let mut request = url.into_client_request().unwrap();
+        request
+            .headers_mut()
+            .insert("authorization", format!("Bearer {token}").parse().unwrap());
+        let connect = tokio_tungstenite::connect_async(request);
+        timeout(PATIENCE, connect)
+            .await
+            .expect("a handshake in time")
+            .map(|(ws, _)| ws)
+    }
+
+    /// Connects and expects no welcome.
+    pub async fn socket(&self, server: &Server) -> Client {
+        Client {
+            ws: self.open(server).await.expect("an upgrade"),
+            session: String::new(),
+            epoch: 0,
+            resumed: false,
+            seq: 0,
+            revision: String::new(),
+        }
+    }
+
+    /// Connects and reads the welcome.
+    pub async fn connect(&self, server: &Server) -> Client {
+        let mut client = self.socket(server).await;
+        let welcome = client.receive().await;
+        assert_eq!(welcome["type"], "welcome", "{welcome}");
+        client.session = welcome["session"].as_str().unwrap().into();
+        client.epoch = welcome["epoch"].as_u64().unwrap();
+        client.resumed = welcome["resumed"].as_bool().unwrap();
+        client.seq = welcome["seq"].as_u64().unwrap();
+        client.revision = welcome["revision"].as_str().unwrap().into();
+        client
+    }
+
+    /// Expects that the upgrade is refused.
+    pub async fn refused(&self, server: &Server) -> StatusCode {
+        match self.open(server).await {
+            Err(tungstenite::Error::Http(response)) => response.status(),
+            Err(other) => panic!("expected a refusal, got {other}"),
+            Ok(_) => panic!("expected a refusal, got a socket"),
+        }
+    }
+}
+
+impl Client {
+    /// Sends a message; that the socket is closed already shows at the next read.
+    pub async fn send(&mut self, message: Value) {
+        let _ = self.ws.send(Message::text(message.to_string())).await;
+    }
+
+    /// The next text message.
+    pub async fn receive(&mut self) -> Value {
+        loop {
+            match self.frame().await {
+                Some(Ok(Message::Text(text))) => return serde_json::from_str(&text).unwrap(),
+                Some(Ok(Message::Ping(_) | Message::Pong(_))) => {}
+                other => panic!("expected a message, got {other:?}"),
+            }
+        }
+    }
+
+    /// Says something, and takes the reply.
+    pub async fn say(&mut self, id: &str, text: &str) -> Value {
+        self.send(json!({"type": "say", "id": id, "text": text})).await;
+        self.receive().await
+    }
+
+    /// The state.
+    pub async fn state(&mut self) -> Value {
+        self.send(json!({"type": "state", "id": "state"})).await;
+        let answer = self.receive().await;
+        assert_eq!(
+            (answer["type"].as_str(), answer["id"].as_str()),
+            (Some("state"), Some("state"))
+        );
+        answer["state"].clone()
+    }
+
+    /// Reads to the end; gives the text messages before it, and the close code and reason (1006 for a cut).
+    pub async fn until_closed(&mut self) -> (Vec<Value>, u16, String) {
+        let mut messages = Vec::new();
+        let mut close = (1006, String::new());
+        loop {
+            match self.frame().await {
+                Some(Ok(Message::Text(text))) => messages.push(serde_json::from_str(&text).unwrap()),
+                Some(Ok(Message::Close(frame))) => {
+                    close = frame.map_or((1005, String::new()), |f| (f.code.into(), f.reason.to_string()));
+                }
+                Some(Ok(_)) => {}
+                Some(Err(_)) | None => return (messages, close.0, close.1),
+            }
+        }
+    }
+
+    /// Reads up to the reply to `id`; false if the socket closes before.
+    pub async fn until_reply_or_closed(&mut self, id: &str) -> bool {
+        loop {
+            match self.frame().await {
+                Some(Ok(Message::Text(text))) => {
+                    let message: Value = serde_json::from_str(&text).unwrap();
+                    if message["type"] == "message" && message["id"] == id {
+                        return true;
+                    }
+                }
+                Some(Ok(Message::Close(_)) | Err(_)) | None => return false,
+                Some(Ok(_)) => {}
+            }
+        }
+    }
+
+    /// Closes with 1000 and waits for the answer.
+    pub async fn leave(mut self) {
+        self.ws.close(None).await.unwrap();
+        self.until_closed().await;
+    }
+
+    async fn frame(&mut self) -> Option<tungstenite::Result<Message>> {
+        timeout(PATIENCE, self.ws.next())
+            .await
+            .expect("something from the server in time")
+    }
+}
+
+/// Waits until `condition` holds.
+pub async fn eventually(what: &str, mut condition: impl AsyncFnMut() -> bool) {
+    let deadline = Instant::now() + PATIENCE;
+    while !condition().await {
+        assert!(Instant::now() < deadline, "not in time: {what}");
+        sleep(Duration::from_millis(10)).await;
+    }
+}
+
+/// A request to the drain port; gives the status and the body, `null` where it is not JSON.
+pub async fn drain(server: &Server, method: &str, path: &str, body: Option<&Value>) -> (u16, Value) {
+    request(
+        server.drain_addr().unwrap(),
+        method,
+        path,
+        Some(DRAIN_TOKEN),
+        body.map(Value::to_string),
+    )
+    .await
+}
+
+/// `GET /wsroll/v1/sessions`.
+pub async fn sessions(server: &Server) -> Value {
+    let (status, body) = drain(server, "GET", "/wsroll/v1/sessions", None).await;
+    assert_eq!(status, 200, "{body}");
+    body
+}
+
+/// A plain HTTP/1.1 request.
+pub async fn request(
+    to: SocketAddr,
+    method: &str,
+    path: &str,
+    token: Option<&str>,
+    body: Option<String>,
+) -> (u16, Value) {
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    let body = body.unwrap_or_default();
+    let auth = token
+        .map(|token| format!("authorization: Bearer {token}\r\n"))
+        .unwrap_or_default();
+    let head = format!(
+        "{method} {path} HTTP/1.1\r\nhost: test\r\nconnection: close\r\n{auth}content-length: {}\r\n\r\n",
+        body.len()
+    );
+    let exchange = async {
+        let mut stream = TcpStream::connect(to).await.unwrap();
+        stream
+            .write_all(format!("{head}{body}").as_bytes())
+            .await
+            .unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await.unwrap();
+        answer
+    };
+    let answer = timeout(PATIENCE, exchange).await.expect("an answer in time");
+    let (head, body) = answer.split_once("\r\n\r\n").expect("an HTTP answer");
+    let status = head.split(' ').nth(1).unwrap().parse().unwrap();
+    (status, serde_json::from_str(body).unwrap_or(Value::Null))
+}
