@@ -1,6 +1,6 @@
 //! The `wsroll` binary: parse, run.
 use clap::Parser as _;
 
-fn main() -> anyhow::Result<()> {
+fn main() -> std::process::ExitCode {
     wsroll::cli::Args::parse().run()
 }

@@ -8,6 +8,7 @@ pub mod request;
 pub mod status;
 pub mod telemetry;
 
+use std::process::ExitCode;
 use std::str::FromStr as _;
 use std::time::Duration;
 
@@ -46,8 +47,18 @@ enum Verb {
 }
 
 impl Args {
-    /// Runs the chosen verb.
-    pub fn run(self) -> anyhow::Result<()> {
+    /// Runs the chosen verb. What fails is told on stderr, and by the exit code.
+    pub fn run(self) -> ExitCode {
+        match self.try_run() {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => {
+                eprint!("{}", output::explain(error.chain()));
+                ExitCode::FAILURE
+            }
+        }
+    }
+
+    fn try_run(self) -> anyhow::Result<()> {
         let Self { telemetry, verb } = self;
         telemetry.init(matches!(verb, Verb::Operator(_)))?;
         // An error means that a provider was chosen already, which is as good.

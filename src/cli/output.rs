@@ -37,6 +37,26 @@ pub fn print(text: &str) -> anyhow::Result<()> {
     }
 }
 
+/// An error with its causes, a line each; causes that an outer error repeats already are left out.
+pub fn explain<'a>(chain: impl Iterator<Item = &'a (dyn std::error::Error + 'static)>) -> String {
+    let mut told: Vec<String> = Vec::new();
+    for error in chain.map(ToString::to_string) {
+        if !told.iter().any(|outer| outer.contains(&error)) {
+            told.push(error);
+        }
+    }
+    let lines = told.iter().enumerate();
+    lines
+        .map(|(n, line)| {
+            if n == 0 {
+                format!("error: {line}\n")
+            } else {
+                format!("  because: {line}\n")
+            }
+        })
+        .collect()
+}
+
 /// Lines up a table: two spaces between columns, no trailing ones. The first row is the heading.
 pub fn table(rows: &[Vec<String>]) -> String {
     let columns = rows.iter().map(Vec::len).max().unwrap_or(0);
@@ -67,6 +87,17 @@ mod tests {
     fn tables_line_up() {
         let rows = [["NAME", "N"], ["ä", "10"]].map(|row| row.map(str::to_owned).to_vec());
         assert_eq!(table(&rows), "NAME  N\nä     10\n");
+    }
+
+    #[test]
+    fn causes_are_told_once() {
+        let error = anyhow::anyhow!("no such file")
+            .context("failed to read: no such file")
+            .context("no cluster");
+        assert_eq!(
+            explain(error.chain()),
+            "error: no cluster\n  because: failed to read: no such file\n"
+        );
     }
 
     #[test]
