@@ -95,11 +95,7 @@ async fn may_claim(app: &App, hello: &Hello) -> Result<(), Refusal> {
             "the session belongs to another user",
         ));
     }
-    bump(&app.registry.totals.store_errors);
-    tracing::warn!(
-        error = &error as &dyn std::error::Error,
-        "failed to look for a session"
-    );
+    app.store_failed(&error);
     Err(Refusal(
         StatusCode::SERVICE_UNAVAILABLE,
         "the session store does not answer",

@@ -1,13 +1,20 @@
 //! A running server: listeners, tasks, and the two ways to end (politely, or at once).
 
-use std::{convert::Infallible, future::Future, io, net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    convert::Infallible,
+    future::Future,
+    io,
+    net::SocketAddr,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
 
 use hyper::{Request, body::Incoming, server::conn::http1, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::{
     net::{TcpListener, TcpStream},
     sync::{Semaphore, watch},
-    time,
+    time::{self, Instant},
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
@@ -41,6 +48,8 @@ pub(crate) struct App {
     /// Everything ends now, as in a crash.
     killed: CancellationToken,
     exit: watch::Sender<Option<Exit>>,
+    /// Spaces the log lines about a store that fails.
+    pub(crate) store_log: Spacing,
 }
 
 /// How a server ended.
@@ -73,6 +82,25 @@ pub struct Server {
     drain: Option<SocketAddr>,
 }
 
+/// Lets one event a second through.
+#[derive(Debug, Default)]
+pub(crate) struct Spacing(Mutex<Option<Instant>>);
+
+// === impl Spacing ===
+
+impl Spacing {
+    /// Whether a second has passed since it last said so.
+    pub(crate) fn is_due(&self) -> bool {
+        let now = Instant::now();
+        let mut last = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let due = last.is_none_or(|last| now >= last + Duration::from_secs(1));
+        if due {
+            *last = Some(now);
+        }
+        due
+    }
+}
+
 // === impl Server ===
 
 impl Server {
@@ -92,6 +120,7 @@ impl Server {
             stopping: CancellationToken::new(),
             killed: CancellationToken::new(),
             exit: watch::Sender::new(None),
+            store_log: Spacing::default(),
         });
         let takeovers = app.config.store.takeovers(&app.instance, app.killed.clone());
         app.background(watch_takeovers(Arc::clone(&app), takeovers));
@@ -130,7 +159,7 @@ impl Server {
         app.stopping.cancel();
         app.tasks.close();
         let limits = &app.config.limits;
-        let end = time::Instant::now() + limits.shutdown_grace;
+        let end = Instant::now() + limits.shutdown_grace;
         if app.drain.active_code().is_some() {
             let polite = limits
                 .shutdown_grace

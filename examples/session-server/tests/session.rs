@@ -8,8 +8,10 @@
 
 mod support;
 
+use std::time::Duration;
+
 use serde_json::{Value, json};
-use session_server::{Config, Server};
+use session_server::{Config, Server, config::Limits};
 use support::{Backend, Dial, eventually, request};
 
 on_both_stores!(
@@ -250,5 +252,45 @@ async fn without_its_redis_the_server_refuses_and_comes_back() {
             .refused(&server)
             .await,
         503
+    );
+    // It comes back empty: the session's state is gone, and both sides are told so.
+    backend.start_redis().await;
+    assert_eq!(client.until_closed().await.1, 1011);
+    let back = async || Dial::user("bob").open(&server).await.is_ok();
+    eventually("sockets can be opened again", back).await;
+    let again = Dial::user("ann")
+        .resume(&client.session, 1)
+        .connect(&server)
+        .await;
+    assert_eq!((again.resumed, again.seq), (false, 0));
+}
+
+#[tokio::test]
+async fn a_reader_that_takes_nothing_is_cut_and_counted() {
+    let limits = Limits {
+        write_timeout: Duration::from_millis(300),
+        ..Backend::memory().config().limits
+    };
+    let server = Server::start(Config {
+        limits,
+        ..Backend::memory().config()
+    })
+    .await
+    .unwrap();
+    let client = Dial::user("ann").socket(&server).await;
+    // It says a lot and reads none of the answers, until its own writes get stuck.
+    let talker = tokio::spawn(async move {
+        let mut client = client;
+        for n in 0.. {
+            client
+                .send(json!({"type": "say", "id": format!("c-{n}"), "text": "x".repeat(15_000)}))
+                .await;
+        }
+    });
+    eventually("it is cut", async || server.open() == 0).await;
+    talker.abort();
+    assert_eq!(
+        support::metric(&server, "session_server_slow_readers_total").await,
+        1
     );
 }

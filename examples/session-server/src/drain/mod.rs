@@ -23,7 +23,7 @@ pub(crate) use self::{
 use self::{
     order::Order,
     pacer::{Manner, Step},
-    running::{Progress, Running},
+    running::{Progress, Running, State},
 };
 use crate::{
     server::App,
@@ -132,13 +132,14 @@ impl Drain {
             .map(|tally| (tally.close_code, tally.id.clone()))
     }
 
-    /// The close code of the order that is at work, if one is.
+    /// The close code of the order that is at work, if one is. A paused one is not: nobody is there to renew it.
     pub(crate) fn active_code(&self) -> Option<u16> {
         let now = self.now();
-        self.lock()
+        let slot = self.lock();
+        let running = slot
             .as_ref()
-            .filter(|running| running.is_live(now))
-            .map(|running| running.order.close_code)
+            .filter(|running| running.state(now) == State::Active)?;
+        Some(running.order.close_code)
     }
 
     /// Works on orders for as long as the server runs.

@@ -9,7 +9,7 @@ use std::sync::{Arc, atomic::Ordering};
 
 use tokio::{
     io::{AsyncRead, AsyncWrite},
-    time::{self, Instant},
+    time::{self, Duration, Instant},
 };
 
 pub(crate) use self::{
@@ -30,6 +30,8 @@ use crate::{
 pub const SUPERSEDED: u16 = 4409;
 /// Bad messages after which a client is sent away.
 const MAX_BAD_MESSAGES: u32 = 20;
+/// Wait before a store that did not answer is asked again, on average.
+const CHECK_AGAIN: Duration = Duration::from_secs(2);
 
 /// What a client asked for when it connected.
 #[derive(Clone, Debug)]
@@ -56,6 +58,8 @@ struct Conversation<'a, S> {
     lease: Lease,
     /// The store was used since the last ping.
     used: bool,
+    /// The last check got no answer.
+    check_again: bool,
     bad: u32,
 }
 
@@ -114,6 +118,7 @@ where
         socket,
         lease: claim.lease,
         used: true,
+        check_again: false,
         bad: 0,
     };
     let leave = match conversation.welcome(claim.found, claim.seq, &claim.replay).await {
@@ -167,6 +172,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Conversation<'_, S> {
             if let Next::Leave(leave) = next {
                 return leave;
             }
+            if std::mem::take(&mut self.check_again) {
+                self.used = false;
+                next_ping = next_ping.min(Instant::now() + CHECK_AGAIN.mul_f64(rand::random_range(0.5..1.5)));
+            }
         }
     }
 
@@ -193,9 +202,16 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Conversation<'_, S> {
         self.sent(sent)
     }
 
+    /// Sees whether the session is still ours. A store that does not answer is asked again a little later; the client
+    /// has asked for nothing, so it is told nothing.
     async fn check(&mut self) -> Next {
         match self.app.config.store.touch(&self.lease).await {
             Ok(()) => Next::Stay,
+            Err(error @ StoreError::Unavailable(_)) => {
+                self.app.store_failed(&error);
+                self.check_again = true;
+                Next::Stay
+            }
             Err(error) => self.refused("", &error).await,
         }
     }
@@ -387,9 +403,12 @@ impl App {
         }
     }
 
-    fn store_failed(&self, error: &StoreError) {
+    /// Counts a failure of the store, and logs one a second: an outage hits every socket at once.
+    pub(crate) fn store_failed(&self, error: &StoreError) {
         bump(&self.registry.totals.store_errors);
-        tracing::warn!(error = error as &dyn std::error::Error, "the store refused");
+        if self.store_log.is_due() {
+            tracing::warn!(error = error as &dyn std::error::Error, "the store refused");
+        }
     }
 }
 

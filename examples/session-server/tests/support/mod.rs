@@ -32,15 +32,19 @@ pub const DRAIN_TOKEN: &str = "drain-token";
 /// No single wait takes longer.
 pub const PATIENCE: Duration = Duration::from_secs(10);
 
+/// A client's WebSocket.
+pub type Ws = WebSocketStream<MaybeTlsStream<TcpStream>>;
+
 /// A store under test. A Redis lives as long as this does.
 pub struct Backend {
     pub store: Store,
     redis: Option<Child>,
+    port: u16,
 }
 
 /// A client's socket.
 pub struct Client {
-    ws: WebSocketStream<MaybeTlsStream<TcpStream>>,
+    ws: Ws,
     pub session: String,
     pub epoch: u64,
     pub resumed: bool,
@@ -82,58 +86,37 @@ impl Backend {
         Self {
             store: Store::Memory(MemoryStore::new(Duration::from_mins(1))),
             redis: None,
+            port: 0,
         }
     }
 
     /// Starts a Redis of its own on a free port; none if there is no `redis-server` on the PATH.
     pub async fn redis() -> Option<Self> {
         for _ in 0..5 {
-            let port = TcpListener::bind("127.0.0.1:0")
-                .unwrap()
-                .local_addr()
-                .unwrap()
-                .port();
-            let child = Command::new("redis-server")
-                .args([
-                    "--bind",
-                    "127.0.0.1",
-                    "--save",
-                    "",
-                    "--appendonly",
-                    "no",
-                    "--dir",
-                    "/tmp",
-                    "--port",
-                ])
-                .arg(port.to_string())
-                .stdout(Stdio::null())
-                .stderr(Stdio::null())
-                .spawn();
-            let mut child = match child {
-                Ok(child) => child,
-                Err(error) if error.kind() == std::io::ErrorKind::NotFound => return None,
-                Err(error) => panic!("failed to start redis-server: {error}"),
-            };
-            let url = format!("redis://127.0.0.1:{port}");
-            let deadline = Instant::now() + PATIENCE;
-            while Instant::now() < deadline {
-                if TcpStream::connect(("127.0.0.1", port)).await.is_ok() {
-                    let store = Store::Redis(RedisStore::new(&url, Duration::from_mins(1)).unwrap());
-                    return Some(Self {
-                        store,
-                        redis: Some(child),
-                    });
-                }
-                // The port may have been taken meanwhile: then it ends, and another is tried.
-                if child.try_wait().unwrap().is_some() {
-                    break;
-                }
-                sleep(Duration::from_millis(20)).await;
+            let port = free_port();
+            let mut child = spawn_redis(port)?;
+            // The port may be taken meanwhile: then it ends, and another is tried.
+            if answers(port, &mut child).await {
+                let url = format!("redis://127.0.0.1:{port}");
+                let store = Store::Redis(RedisStore::new(&url, Duration::from_mins(1)).unwrap());
+                return Some(Self {
+                    store,
+                    redis: Some(child),
+                    port,
+                });
             }
             let _ = child.kill();
             let _ = child.wait();
         }
         panic!("redis-server did not start");
+    }
+
+    /// The store as the binary is told it.
+    pub fn url(&self) -> String {
+        match self.redis {
+            Some(_) => format!("redis://127.0.0.1:{}", self.port),
+            None => "memory".to_owned(),
+        }
     }
 
     /// A configuration on this store.
@@ -172,6 +155,50 @@ impl Backend {
             redis.wait().unwrap();
         }
     }
+
+    /// Starts it again on the same port, empty.
+    pub async fn start_redis(&mut self) {
+        let mut child = spawn_redis(self.port).unwrap();
+        let up = answers(self.port, &mut child).await;
+        self.redis = Some(child);
+        assert!(up, "redis-server did not start again");
+    }
+}
+
+/// A port that was free a moment ago.
+pub fn free_port() -> u16 {
+    TcpListener::bind("127.0.0.1:0")
+        .unwrap()
+        .local_addr()
+        .unwrap()
+        .port()
+}
+
+fn spawn_redis(port: u16) -> Option<Child> {
+    let child = Command::new("redis-server")
+        .args(["--bind", "127.0.0.1", "--save", "", "--appendonly", "no"])
+        .args(["--dir", "/tmp", "--port"])
+        .arg(port.to_string())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn();
+    match child {
+        Ok(child) => Some(child),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => None,
+        Err(error) => panic!("failed to start redis-server: {error}"),
+    }
+}
+
+/// Waits until `child` listens on `port`; false if it ends instead.
+pub async fn answers(port: u16, child: &mut Child) -> bool {
+    let deadline = Instant::now() + PATIENCE;
+    while Instant::now() < deadline && child.try_wait().unwrap().is_none() {
+        if TcpStream::connect(("127.0.0.1", port)).await.is_ok() {
+            return child.try_wait().unwrap().is_none();
+        }
+        sleep(Duration::from_millis(20)).await;
+    }
+    false
 }
 
 impl Drop for Backend {
@@ -211,12 +238,14 @@ impl Dial {
     }
 
     /// Opens the socket and waits for nothing.
-    pub async fn open(
-        &self,
-        server: &Server,
-    ) -> Result<WebSocketStream<MaybeTlsStream<TcpStream>>, tungstenite::Error> {
+    pub async fn open(&self, server: &Server) -> Result<Ws, tungstenite::Error> {
+        self.open_at(server.traffic_addr()).await
+    }
+
+    /// The same by address.
+    pub async fn open_at(&self, server: SocketAddr) -> Result<Ws, tungstenite::Error> {
         let token = SessionKey::new(KEY).sign(&self.user, "gold").unwrap();
-        let url = format!("ws://{}/ws?v=1{}", server.traffic_addr(), self.query);
+        let url = format!("ws://{server}/ws?v=1{}", self.query);
         let mut request = url.into_client_request().unwrap();
         request
             .headers_mut()
@@ -230,8 +259,12 @@ impl Dial {
 
     /// Connects and expects no welcome.
     pub async fn socket(&self, server: &Server) -> Client {
+        self.socket_at(server.traffic_addr()).await
+    }
+
+    async fn socket_at(&self, server: SocketAddr) -> Client {
         Client {
-            ws: self.open(server).await.expect("an upgrade"),
+            ws: self.open_at(server).await.expect("an upgrade"),
             session: String::new(),
             epoch: 0,
             resumed: false,
@@ -242,7 +275,12 @@ impl Dial {
 
     /// Connects and reads the welcome.
     pub async fn connect(&self, server: &Server) -> Client {
-        let mut client = self.socket(server).await;
+        self.connect_at(server.traffic_addr()).await
+    }
+
+    /// The same by address.
+    pub async fn connect_at(&self, server: SocketAddr) -> Client {
+        let mut client = self.socket_at(server).await;
         let welcome = client.receive().await;
         assert_eq!(welcome["type"], "welcome", "{welcome}");
         client.session = welcome["session"].as_str().unwrap().into();
@@ -370,7 +408,17 @@ pub async fn sessions(server: &Server) -> Value {
     body
 }
 
-/// A plain HTTP/1.1 request.
+/// One counter of `/metrics`; 0 if it is not there.
+pub async fn metric(server: &Server, name: &str) -> u64 {
+    let (status, body) = raw_request(server.traffic_addr(), "GET", "/metrics", None, None).await;
+    assert_eq!(status, 200);
+    let line = body
+        .lines()
+        .find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+    line.map_or(0, |value| value.parse().unwrap())
+}
+
+/// A plain HTTP/1.1 request, answered in JSON or not at all.
 pub async fn request(
     to: SocketAddr,
     method: &str,
@@ -378,6 +426,17 @@ pub async fn request(
     token: Option<&str>,
     body: Option<String>,
 ) -> (u16, Value) {
+    let (status, body) = raw_request(to, method, path, token, body).await;
+    (status, serde_json::from_str(&body).unwrap_or(Value::Null))
+}
+
+async fn raw_request(
+    to: SocketAddr,
+    method: &str,
+    path: &str,
+    token: Option<&str>,
+    body: Option<String>,
+) -> (u16, String) {
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
     let body = body.unwrap_or_default();
     let auth = token
@@ -400,5 +459,5 @@ pub async fn request(
     let answer = timeout(PATIENCE, exchange).await.expect("an answer in time");
     let (head, body) = answer.split_once("\r\n\r\n").expect("an HTTP answer");
     let status = head.split(' ').nth(1).unwrap().parse().unwrap();
-    (status, serde_json::from_str(body).unwrap_or(Value::Null))
+    (status, body.to_owned())
 }
