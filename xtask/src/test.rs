@@ -1,19 +1,16 @@
 //! The tests: those that need nothing, and those that need a cluster.
 
-use std::process::Command;
+use std::{path::Path, process::Command};
 
-use anyhow::{Result, bail};
+use anyhow::{Context as _, Result, bail};
 
 use crate::{
     cargo,
     cluster::{self, ClusterHandle},
     image::{self, Images},
-    interrupt, shell,
+    interrupt, paths, shell,
     wait::Stopwatch,
 };
-
-/// Tests that need a cluster are the ignored ones of every file in a `tests` directory.
-const EVERY_FILE: &str = "*";
 
 /// Which tests.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
@@ -83,7 +80,9 @@ fn test_on_cluster(options: &Options) -> Result<()> {
     })?;
     let images = image::build(&cluster, !options.no_install)?;
     let mut test = cargo::command();
-    test.args(["test", "--workspace", "--test", EVERY_FILE, "--"])
+    test.args(["test", "--workspace"])
+        .args(test_programs(&paths::root().join("tests"))?)
+        .arg("--")
         .args(["--ignored", "--test-threads", &options.threads.to_string()])
         .args(&options.filter);
     describe(&mut test, &cluster, &images)?;
@@ -92,6 +91,24 @@ fn test_on_cluster(options: &Options) -> Result<()> {
         show_state(&cluster);
     }
     tested
+}
+
+/// Arguments that choose the operator's integration tests, whose ignored ones need a cluster. By name,
+/// for choosing the package would build all dependencies again with other features.
+fn test_programs(dir: &Path) -> Result<Vec<String>> {
+    let mut names = Vec::new();
+    for entry in std::fs::read_dir(dir).with_context(|| format!("failed to read {}", dir.display()))? {
+        let path = entry?.path();
+        let is_program = path.extension().is_some_and(|end| end == "rs") || path.join("main.rs").is_file();
+        if let Some(name) = path.file_stem().filter(|_| is_program) {
+            names.push(name.to_string_lossy().into_owned());
+        }
+    }
+    names.sort();
+    Ok(names
+        .into_iter()
+        .flat_map(|name| ["--test".to_owned(), name])
+        .collect())
 }
 
 /// Tells the tests where everything is.
@@ -110,16 +127,10 @@ fn describe(test: &mut Command, cluster: &ClusterHandle, images: &Images) -> Res
 
 /// Says loudly which tests did not run and what they need. No failure: the rest has been tested.
 fn leave_out(reason: &str) -> Result<()> {
-    let listed = shell::output(cargo::command().args([
-        "test",
-        "--quiet",
-        "--workspace",
-        "--test",
-        EVERY_FILE,
-        "--",
-        "--ignored",
-        "--list",
-    ]))?;
+    let mut list = cargo::command();
+    list.args(["test", "--quiet", "--workspace"])
+        .args(test_programs(&paths::root().join("tests"))?);
+    let listed = shell::output(list.args(["--", "--ignored", "--list"]))?;
     let names = test_names(&listed);
     if names.is_empty() {
         bail!("the end-to-end tests could not be listed");
@@ -153,6 +164,17 @@ fn show_state(cluster: &ClusterHandle) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn finds_test_programs() {
+        let chosen = test_programs(&paths::root().join("tests")).unwrap();
+        assert!(
+            chosen
+                .chunks(2)
+                .all(|pair| pair[0] == "--test" && pair[1] != "cluster"),
+            "{chosen:?}"
+        );
+    }
 
     #[test]
     fn lists_tests() {
