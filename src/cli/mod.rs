@@ -2,9 +2,12 @@
 
 pub mod cluster;
 pub mod crd;
+pub mod load;
 pub mod operator;
 pub mod output;
+pub mod probe;
 pub mod request;
+pub mod service;
 pub mod status;
 pub mod telemetry;
 
@@ -42,6 +45,10 @@ enum Verb {
     Abort(request::RequestArgs),
     /// Try a rejected template again
     Retry(request::RequestArgs),
+    /// Hold WebSocket sessions, move with their service, and count what gets lost
+    Load(load::LoadArgs),
+    /// Check that sessions of a service survive a reconnect
+    Probe(probe::ProbeArgs),
     /// Print the CustomResourceDefinition as YAML
     Crd,
 }
@@ -80,6 +87,8 @@ impl Verb {
             Self::Resume(args) => args.run(Request::Resume).await,
             Self::Abort(args) => args.run(Request::Abort).await,
             Self::Retry(args) => args.run(Request::Retry).await,
+            Self::Load(args) => args.run().await,
+            Self::Probe(args) => args.run().await,
             Self::Crd => output::print(&crd::yaml()?),
         }
     }
@@ -116,6 +125,8 @@ mod tests {
             "wsroll resume chat -o yaml",
             "wsroll abort chat",
             "wsroll retry chat --wait 1m30s",
+            "wsroll load --url ws://chat/ws --sessions 5 --say-every 500ms -o json",
+            "wsroll probe --url ws://chat/ws --connect-to 10.0.0.1:80",
             "wsroll crd",
             "wsroll --log debug --log-format json crd",
         ] {
