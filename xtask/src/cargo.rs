@@ -23,10 +23,11 @@ pub fn command() -> Command {
 
 /// Builds the workspace's programs and gives the directory they are in.
 ///
-/// With the tests, although nothing runs them here: tests turn on features of shared dependencies, and
-/// a build without them would compile every dependency a second time.
+/// Asking for examples, of which there are none, turns on the features of shared dependencies that only
+/// tests ask for: otherwise everything would be compiled once for the tests and once more for this.
 pub fn build_programs() -> Result<PathBuf> {
-    shell::run(command().args(["build", "--workspace", "--all-targets"]))?;
+    let programs = ["--bin", "wsroll", "--bin", "session-server", "--examples"];
+    shell::run(command().args(["build", "--workspace"]).args(programs))?;
     Ok(target_dir()?.join("debug"))
 }
 

@@ -45,7 +45,7 @@ pub fn run(options: &Options) -> Result<()> {
     if options.kind != Some(Kind::E2e) {
         shell::run(
             cargo::command()
-                .args(["test", "--workspace"])
+                .args(["test", "--workspace", "--no-fail-fast"])
                 .args(&options.filter),
         )?;
     }
@@ -80,7 +80,7 @@ fn test_on_cluster(options: &Options) -> Result<()> {
     })?;
     let images = image::build(&cluster, !options.no_install)?;
     let mut test = cargo::command();
-    test.args(["test", "--workspace"])
+    test.args(["test", "--workspace", "--no-fail-fast"])
         .args(test_programs(&paths::root().join("tests"))?)
         .arg("--")
         .args(["--ignored", "--test-threads", &options.threads.to_string()])
