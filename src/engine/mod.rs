@@ -21,6 +21,9 @@ pub mod verdict;
 pub mod wave;
 mod work;
 
+#[cfg(test)]
+mod model;
+
 use jiff::Timestamp;
 
 pub use observed::Observed;

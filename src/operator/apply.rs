@@ -59,7 +59,12 @@ async fn one(ctx: &Context, scene: &Scene, action: &Action, memory: &Mutex<Memor
             role,
         } => create_revision(ctx, rollout, revision, *replicas, *role).await,
         Action::Grow { revision, replicas } => grow(ctx, scene, revision, *replicas).await,
-        Action::Retire { revision, pods, from, to } => retire(ctx, scene, revision, pods, *from, *to).await,
+        Action::Retire {
+            revision,
+            pods,
+            from,
+            to,
+        } => retire(ctx, scene, revision, pods, *from, *to).await,
         Action::PointSlot { slot, revision } => point_slot(ctx, scene, slot, revision).await,
         Action::SetWeights { weights } => set_weights(ctx, scene, weights).await,
         Action::EnsurePins { pins } => ensure_pins(ctx, scene, pins).await,

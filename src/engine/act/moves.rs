@@ -128,11 +128,11 @@ impl Work<'_> {
     }
 
     fn hint_is_there(&self) -> bool {
-        let wanted = self.wanted_pins(&self.state());
-        self.obs
-            .pins
-            .as_ref()
-            .is_some_and(|pins| pins.current && pins.accepted.is_ok() && Some(&pins.pins) == wanted.as_ref())
+        match (self.wanted_pins(&self.state()), &self.obs.pins) {
+            (None, there) => there.is_none(),
+            (Some(wanted), Some(pins)) => pins.current && pins.accepted.is_ok() && pins.pins == wanted,
+            (Some(_), None) => false,
+        }
     }
 
     /// Retires as many of a finished wave's pods as capacity allows. True when nothing is left to do; who stays gets its

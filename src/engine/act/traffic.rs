@@ -89,12 +89,9 @@ impl Work<'_> {
             }
             State::RollingBack(_) => {
                 // From Soaking: the slot keeps selecting who serves until the old pods are there, and nobody is led to it.
+                let from_soaking = self.desired_weight() == 100 && current == release.canary;
                 let early = self.stable().in_rotation() == 0 || !self.weight_is(release, 100);
-                if current == release.canary && early {
-                    current
-                } else {
-                    stable
-                }
+                if from_soaking && early { current } else { stable }
             }
             _ if *slot == release.canary_slot => {
                 // Only while nobody is led there, or where it carried its users before.

@@ -90,7 +90,16 @@ impl Work<'_> {
                 self.start_wave(WaveReason::Rollout, release.stable, pods, true);
             }
         } else if stable.is_empty() && stable.sessions() == 0 {
-            self.enter(State::Analysing(self.at(at.step)));
+            // Before the last verdict the new revision is whole: it grows as fast as the old one's empty pods make room.
+            let spare = stable
+                .replicas
+                .saturating_sub(self.limits.stable_target(canary.ready()));
+            if canary.ready() >= self.limits.replicas {
+                self.enter(State::Analysing(self.at(at.step)));
+            } else if spare > 0 {
+                let pods = wave::known(stable.live(), spare as usize);
+                self.start_wave(WaveReason::Rollout, release.stable, pods, false);
+            }
         } else {
             let pods = self.last_pods(&stable, &canary);
             self.start_wave(WaveReason::Rollout, release.stable, pods, false);

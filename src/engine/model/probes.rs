@@ -1,0 +1,139 @@
+//! What the probes report.
+
+use super::world::{Quality, World};
+use crate::engine::evidence::{
+    ProbeEvidence, ProbeFigures, ProbeTarget, RehearsalFailure, RehearsalReport, RehearsalStage,
+};
+use crate::engine::plan::ProbePlan;
+
+/// How long the hand-over of a rehearsal takes, and its drain.
+const PART_MS: i64 = 2_000;
+/// Probe sessions per target.
+pub(super) const SESSIONS: u64 = 2;
+
+/// A run of probes.
+#[derive(Debug, Clone)]
+pub(super) struct Run {
+    pub plan: ProbePlan,
+    pub began: i64,
+}
+
+impl Run {
+    pub(super) fn name(&self) -> &str {
+        match &self.plan {
+            ProbePlan::Rehearsal { run, .. } | ProbePlan::Fleet { run, .. } => run,
+        }
+    }
+}
+
+impl World {
+    pub(super) fn probe(&mut self, plan: Option<ProbePlan>) {
+        let Some(plan) = plan else {
+            self.probes = None;
+            return;
+        };
+        let fresh = Run {
+            plan,
+            began: self.now,
+        };
+        if self.probes.as_ref().is_none_or(|run| run.name() != fresh.name()) {
+            self.probes = Some(fresh);
+        }
+    }
+
+    pub(super) fn rehearsal(&self) -> Option<RehearsalReport> {
+        let run = self.probes.as_ref()?;
+        let ProbePlan::Rehearsal { run: name, .. } = &run.plan else {
+            return None;
+        };
+        let canary = &self.status.release.as_ref()?.canary;
+        let gone = self.now - run.began;
+        let ordered = self
+            .pods
+            .iter()
+            .filter(|p| p.revision == *canary && p.up(self.now))
+            .all(|p| p.order.as_ref().is_some_and(|o| o.id.starts_with(name.as_str())));
+        let stage = match self.quality(canary) {
+            _ if gone < PART_MS => RehearsalStage::Running,
+            Quality::FailsRehearsal => RehearsalStage::Failed(RehearsalFailure {
+                check: "firstMessage".to_owned(),
+                message: "nothing came".to_owned(),
+            }),
+            _ if !ordered => RehearsalStage::AwaitingDrain,
+            _ if gone < 2 * PART_MS => RehearsalStage::Running,
+            _ => RehearsalStage::Passed,
+        };
+        Some(RehearsalReport {
+            run: name.clone(),
+            stage,
+            sessions: 20,
+            figures: figures(20, 20),
+        })
+    }
+
+    pub(super) fn evidence(&self) -> Vec<ProbeEvidence> {
+        let Some(run) = &self.probes else {
+            return Vec::new();
+        };
+        let ProbePlan::Fleet { targets, .. } = &run.plan else {
+            return Vec::new();
+        };
+        let stable = self.stable();
+        let attempts = ((self.now - run.began) / 50).clamp(0, 200) as u64;
+        targets
+            .iter()
+            .map(|(target, _)| {
+                let revision = match (target, &self.status.release) {
+                    (ProbeTarget::Canary, Some(release)) => release.canary.clone(),
+                    _ => stable.clone(),
+                };
+                let bad = self.breaks(&revision);
+                let failures = if bad { attempts.min(10) } else { 0 };
+                ProbeEvidence {
+                    target: *target,
+                    since: self.stamp(run.began),
+                    open: SESSIONS as u32,
+                    total: figures(attempts, attempts - failures),
+                    window: figures(attempts, attempts - failures),
+                    failures_in_a_row: failures as u32,
+                    last_failure: None,
+                }
+            })
+            .collect()
+    }
+
+    /// Probe sessions that a pod reports beside the users'.
+    pub(super) fn probes_on(&self, uid: &str) -> u64 {
+        let Some(run) = &self.probes else { return 0 };
+        let release = self.status.release.as_ref();
+        let on = |revision: &str| {
+            let first = self
+                .pods
+                .iter()
+                .find(|p| p.revision == revision && p.serving && p.up(self.now));
+            u64::from(first.is_some_and(|p| p.uid == uid)) * SESSIONS
+        };
+        match (&run.plan, release) {
+            (ProbePlan::Rehearsal { .. }, Some(release)) => on(&release.canary),
+            (ProbePlan::Fleet { targets, .. }, Some(release)) => targets
+                .iter()
+                .map(|(target, _)| match target {
+                    ProbeTarget::Canary => on(&release.canary),
+                    ProbeTarget::Stable => on(&release.stable),
+                })
+                .sum(),
+            _ => on(&self.stable()),
+        }
+    }
+}
+
+fn figures(attempts: u64, restored: u64) -> ProbeFigures {
+    ProbeFigures {
+        attempts,
+        restored,
+        failed: attempts - restored,
+        restored_p50_ms: Some(20),
+        restored_p95_ms: Some(40),
+        ..ProbeFigures::default()
+    }
+}
