@@ -27,6 +27,9 @@ pub(super) struct Walk {
     /// Where its attempts are counted; stable's are kept apart.
     pub(super) recorder: Recorder,
     mark: u64,
+    /// It was drained once. While the order runs, whoever comes back to one of its pods is asked to leave again: that
+    /// is no fault of the service.
+    under_order: bool,
 }
 
 /// How far a session came on its way to be restored.
@@ -46,6 +49,7 @@ impl Walk {
             written: Written::default(),
             recorder,
             mark,
+            under_order: false,
         }
     }
 
@@ -104,6 +108,7 @@ impl Walk {
     /// Nothing but answers may come.
     fn quiet(&mut self, event: &Event) -> Step {
         match event {
+            Event::Disconnected { announced: true, .. } if self.under_order => Ok(()),
             Event::Disconnected { end, announced } => Err(self.cut(*end, *announced)),
             Event::Gap { missing } => Err(self.lost(format!("{missing} messages never came"))),
             Event::Refused { code, .. } => {
@@ -233,6 +238,7 @@ impl Walk {
             let detail = format!("closed with {} instead of {close_code}", end.code());
             return Err(miss("closeCode", detail));
         }
+        self.under_order = true;
         self.restored(limit).await?;
         self.check_state(limit).await
     }

@@ -3,7 +3,7 @@
 use std::{convert::Infallible, fmt::Write as _, sync::Arc, sync::atomic::Ordering};
 
 use bytes::Bytes;
-use http::{HeaderMap, Method, Request, Response, StatusCode, header};
+use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, header};
 use http_body_util::Full;
 use hyper::{body::Incoming, upgrade};
 use hyper_util::rt::TokioIo;
@@ -42,8 +42,12 @@ pub(crate) async fn serve(
 
 async fn upgrade(app: Arc<App>, mut request: Request<Incoming>) -> Result<Response<Full<Bytes>>, Refusal> {
     let hello = read_hello(&app, request.uri().query().unwrap_or(""), request.headers())?;
-    let response = create_response_with_body(&request, Full::default)
+    let mut response = create_response_with_body(&request, Full::default)
         .map_err(|_| Refusal(StatusCode::BAD_REQUEST, "not a websocket handshake (version 13)"))?;
+    // Clients that count where they landed know it even where the first message never comes.
+    if let Ok(revision) = HeaderValue::from_str(&app.config.revision) {
+        response.headers_mut().insert("wsroll-revision", revision);
+    }
     if app.config.faults.refuses(rand::random()) {
         return Err(Refusal(
             StatusCode::SERVICE_UNAVAILABLE,

@@ -1,0 +1,155 @@
+//! Rehearsals: a healthy revision passes, and each fault fails under its own name.
+
+use std::time::Duration;
+
+use jiff::Timestamp;
+use rstest::rstest;
+use wsroll::engine::evidence::{RehearsalReport, RehearsalStage};
+use wsroll::probe::{ProbeJob, ProbeKind, ProbeSupervisor, RehearsalJob, RehearsalTimeouts, Seen};
+
+use crate::stage::{Stage, drain, eventually, pin};
+
+fn job(stage: &Stage, sessions: u32) -> ProbeJob {
+    let mut rehearsal = RehearsalJob::new(Some(pin("s")), pin("c"), 1012);
+    rehearsal.timeouts = RehearsalTimeouts {
+        restored: Duration::from_secs(3),
+        exchange: Duration::from_secs(2),
+        drain: Duration::from_secs(10),
+    };
+    ProbeJob {
+        run: "r-1".to_owned(),
+        since: Timestamp::UNIX_EPOCH,
+        dial: stage.dial(),
+        sessions,
+        kind: ProbeKind::Rehearsal(rehearsal),
+    }
+}
+
+fn report(probes: &ProbeSupervisor) -> RehearsalReport {
+    match probes.observe("chat").unwrap().seen {
+        Seen::Rehearsal(report) => report,
+        Seen::Fleet(_) => panic!("not a rehearsal"),
+    }
+}
+
+/// The report at the first stage other than running.
+async fn outcome(probes: &ProbeSupervisor) -> RehearsalReport {
+    eventually(|| Some(report(probes)).filter(|r| r.stage != RehearsalStage::Running)).await
+}
+
+#[tokio::test]
+async fn a_healthy_revision_passes() {
+    let stage = Stage::new().await;
+    let (_stable, canary) = stage.pair("").await;
+    let probes = ProbeSupervisor::new();
+    probes.ensure("chat", Some(job(&stage, 20))).unwrap();
+    assert_eq!(outcome(&probes).await.stage, RehearsalStage::AwaitingDrain);
+    // Out of rotation first, as the operator does it.
+    let spare = stage.server("v2", "").await;
+    stage.router.route("c", &spare);
+    drain(&canary, 50.0, None).await;
+    let report =
+        eventually(|| Some(report(&probes)).filter(|r| r.stage != RehearsalStage::AwaitingDrain)).await;
+    assert_eq!(report.stage, RehearsalStage::Passed);
+    assert_eq!((report.figures.attempts, report.figures.restored), (40, 40));
+    assert_eq!((report.figures.unannounced, report.figures.state_lost), (0, 0));
+    assert!(report.figures.restored_p95_ms.is_some());
+    assert_eq!(canary.open(), 0);
+    probes.shutdown().await;
+    assert_eq!(spare.open(), 0);
+}
+
+#[tokio::test]
+async fn pods_that_stay_in_rotation_while_they_drain_pass_too() {
+    let stage = Stage::new().await;
+    let (_stable, canary) = stage.pair("").await;
+    let probes = ProbeSupervisor::new();
+    probes.ensure("chat", Some(job(&stage, 20))).unwrap();
+    assert_eq!(outcome(&probes).await.stage, RehearsalStage::AwaitingDrain);
+    // Whoever comes back meets the same order again.
+    drain(&canary, 50.0, None).await;
+    let report =
+        eventually(|| Some(report(&probes)).filter(|r| r.stage != RehearsalStage::AwaitingDrain)).await;
+    assert_eq!(report.stage, RehearsalStage::Passed);
+    probes.shutdown().await;
+}
+
+#[rstest]
+#[case("mute", "firstMessage")]
+#[case("refuse=100%", "connected")]
+#[case("refuse=30%", "connected")]
+#[case("forget", "stateEqual")]
+#[case("crash=60", "unannounced")]
+#[case("slow=2500", "exchange")]
+#[tokio::test]
+async fn a_broken_revision_fails_by_name(#[case] fault: &str, #[case] check: &str) {
+    let stage = Stage::new().await;
+    let _servers = stage.pair(fault).await;
+    let probes = ProbeSupervisor::new();
+    probes.ensure("chat", Some(job(&stage, 40))).unwrap();
+    let RehearsalStage::Failed(failure) = outcome(&probes).await.stage else {
+        panic!("{fault}: not failed");
+    };
+    assert_eq!(failure.check, check, "{fault}: {}", failure.message);
+    probes.shutdown().await;
+}
+
+#[tokio::test]
+async fn a_mute_revision_is_described_in_numbers() {
+    let stage = Stage::new().await;
+    let _servers = stage.pair("mute").await;
+    let probes = ProbeSupervisor::new();
+    probes.ensure("chat", Some(job(&stage, 5))).unwrap();
+    let RehearsalStage::Failed(failure) = outcome(&probes).await.stage else {
+        panic!("not failed");
+    };
+    assert_eq!(
+        failure.message,
+        "0 of 5 sessions got a first message within 3 s: accepted, but no first message came in time"
+    );
+}
+
+#[tokio::test]
+async fn a_pin_that_leads_to_stable_is_no_rehearsal() {
+    let stage = Stage::new().await;
+    let (stable, _canary) = stage.pair("").await;
+    stage.router.route("c", &stable);
+    let probes = ProbeSupervisor::new();
+    probes.ensure("chat", Some(job(&stage, 2))).unwrap();
+    let RehearsalStage::Failed(failure) = outcome(&probes).await.stage else {
+        panic!("not failed");
+    };
+    assert_eq!(failure.check, "revision", "{}", failure.message);
+}
+
+#[tokio::test]
+async fn an_ordinary_shutdown_instead_of_a_drain_fails() {
+    let stage = Stage::new().await;
+    let (_stable, canary) = stage.pair("").await;
+    let probes = ProbeSupervisor::new();
+    probes.ensure("chat", Some(job(&stage, 5))).unwrap();
+    assert_eq!(outcome(&probes).await.stage, RehearsalStage::AwaitingDrain);
+    canary.shutdown().await;
+    let failure = eventually(|| match report(&probes).stage {
+        RehearsalStage::Failed(failure) => Some(failure),
+        _ => None,
+    })
+    .await;
+    assert_eq!(failure.check, "unannounced", "{}", failure.message);
+    assert!(failure.message.contains("1001"), "{}", failure.message);
+}
+
+#[tokio::test]
+async fn a_first_revision_is_rehearsed_without_stable() {
+    let stage = Stage::new().await;
+    let (_stable, _canary) = stage.pair("").await;
+    let mut job = job(&stage, 3);
+    if let ProbeKind::Rehearsal(rehearsal) = &mut job.kind {
+        rehearsal.stable_pin = None;
+        rehearsal.canary_revision = Some("v2".to_owned());
+    }
+    let probes = ProbeSupervisor::new();
+    probes.ensure("chat", Some(job)).unwrap();
+    assert_eq!(outcome(&probes).await.stage, RehearsalStage::AwaitingDrain);
+    probes.shutdown().await;
+}
