@@ -251,7 +251,7 @@ impl Progress {
         let detail = failure.unwrap_or_else(|| format!("not within {} s", limit.as_secs()));
         match (&self.welcomed, self.accepted) {
             (Some(_), _) => miss("restored", "welcomed, but no answer came back".to_owned()),
-            (None, true) => miss("firstMessage", detail),
+            (None, true) => miss("firstMessage", Failure::Mute.to_string()),
             (None, false) => miss("connected", detail),
         }
     }

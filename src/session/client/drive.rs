@@ -197,6 +197,9 @@ impl Session {
     }
 
     fn on_failure(&mut self, failure: Failure) {
+        if let Some((end, announced)) = self.handed_over.take() {
+            self.events.push_back(Event::Disconnected { end, announced });
+        }
         self.events.push_back(Event::AttemptFailed(failure));
         self.schedule(Instant::now());
     }
@@ -224,6 +227,7 @@ impl Session {
             self.fading.push(Fading { socket, until });
         }
         self.restored = false;
+        self.handed_over = None;
 
         let (cause, resumed_from) = self
             .outage
@@ -349,7 +353,13 @@ impl Session {
             End::Cut | End::Unanswered => false,
         };
         self.restored = false;
-        self.events.push_back(Event::Disconnected { end, announced });
+        // The new owner took the session, and the old one says goodbye before the new one's welcome is read.
+        let handing_over = matches!(self.attempt, Some(Attempt::Opened(_)));
+        if announced && handing_over {
+            self.handed_over = Some((end, announced));
+        } else {
+            self.events.push_back(Event::Disconnected { end, announced });
+        }
         let now = Instant::now();
         self.backoff.lost(now);
         let cause = if announced {

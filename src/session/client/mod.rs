@@ -19,7 +19,7 @@ use tokio::time::{Instant, Sleep, timeout};
 use super::backoff::{Backoff, Profile};
 use super::config::{Pin, SessionConfig};
 use super::dial::{DialError, Dialed};
-use super::event::{Cause, Event};
+use super::event::{Cause, End, Event};
 use super::ledger::{Ledger, Request, Section};
 use super::socket::Socket;
 use super::token::Token;
@@ -47,6 +47,8 @@ pub struct Session {
     /// Sockets that are let go, and read until they close.
     fading: Vec<Fading>,
     outage: Option<Outage>,
+    /// How `current` ended while its successor was accepted already: no disconnect, unless the successor fails.
+    handed_over: Option<(End, bool)>,
     /// A message came on `current`, so that the session counts as restored there.
     restored: bool,
     timer: Option<Pinned<Box<Sleep>>>,
@@ -94,6 +96,7 @@ impl Session {
             attempt: None,
             fading: Vec::new(),
             outage: None,
+            handed_over: None,
             restored: false,
             timer: None,
             events: VecDeque::new(),
@@ -153,6 +156,7 @@ impl Session {
 
     fn let_go(&mut self, now: Instant) {
         self.attempt = None;
+        self.handed_over = None;
         if let Some(mut socket) = self.current.take() {
             socket.close();
             self.fading.push(Fading {

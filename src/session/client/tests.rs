@@ -165,6 +165,43 @@ async fn make_before_break_leaves_no_gap() {
 }
 
 #[tokio::test]
+async fn an_old_owner_that_leaves_before_the_new_welcome_is_no_disconnect() {
+    let service = Service::start().await;
+    for fails in [false, true] {
+        let mut config = service.config();
+        config.make_before_break = true;
+        let (mut session, mut old) = open(&service, config).await;
+        let serve = async {
+            old.notice(0, true).await;
+            old.receive().await.unwrap();
+            let mut new = service.accept().await;
+            // Time for the client to see its upgrade before the old socket closes.
+            tokio::time::sleep(Duration::from_millis(100)).await;
+            old.close(1012).await;
+            if fails {
+                new.close(1011).await;
+                new = service.accept().await;
+            }
+            new.welcome(2, true, 1).await;
+            new.message(2, None).await;
+            new
+        };
+        let drive = async {
+            let mut disconnects = 0;
+            loop {
+                match session.next().await {
+                    Event::Disconnected { .. } => disconnects += 1,
+                    Event::Restored(_) => return disconnects,
+                    _ => {}
+                }
+            }
+        };
+        let (_new, disconnects) = tokio::join!(serve, drive);
+        assert_eq!(disconnects, u32::from(fails));
+    }
+}
+
+#[tokio::test]
 async fn a_close_by_nobodys_order_is_unannounced() {
     let service = Service::start().await;
     for (code, announced) in [(1001, false), (1000, false), (4409, false), (1012, true)] {
