@@ -353,8 +353,8 @@ impl Session {
             End::Cut | End::Unanswered => false,
         };
         self.restored = false;
-        // The new owner took the session, and the old one says goodbye before the new one's welcome is read.
-        let handing_over = matches!(self.attempt, Some(Attempt::Opened(_)));
+        // The new owner took the session, and the old one's goodbye is read before its upgrade and its welcome.
+        let handing_over = matches!(self.attempt, Some(Attempt::Dialing(_) | Attempt::Opened(_)));
         if announced && handing_over {
             self.handed_over = Some((end, announced));
         } else {

@@ -47,7 +47,7 @@ pub struct Session {
     /// Sockets that are let go, and read until they close.
     fading: Vec<Fading>,
     outage: Option<Outage>,
-    /// How `current` ended while its successor was accepted already: no disconnect, unless the successor fails.
+    /// How `current` ended while its successor was on its way: no disconnect, unless the successor fails.
     handed_over: Option<(End, bool)>,
     /// A message came on `current`, so that the session counts as restored there.
     restored: bool,
