@@ -200,7 +200,7 @@ impl<'a> Work<'a> {
             } else {
                 self.settle()
             };
-            waited >= least && self.looked(&self.weight_look_id(&weight), &expected)
+            waited >= least && self.looked(&weight_look_id(&weight), &expected)
         } else {
             waited >= self.settle()
         };
@@ -218,10 +218,6 @@ impl<'a> Work<'a> {
             _ => return None,
         };
         self.obs.slots.get(slot).cloned()
-    }
-
-    pub(super) fn weight_look_id(&self, weight: &Weight) -> String {
-        format!("weight-{}-{}", weight.desired, weight.asked_at.as_millisecond())
     }
 
     /// Whether the last look was this one and saw nothing but `expected`.
@@ -372,4 +368,9 @@ impl<'a> Work<'a> {
             settle: self.settle(),
         }
     }
+}
+
+/// Identifies the look that tells whether a weight is programmed.
+pub(super) fn weight_look_id(weight: &Weight) -> String {
+    format!("weight-{}-{}", weight.desired, weight.asked_at.as_millisecond())
 }

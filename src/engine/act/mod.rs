@@ -7,7 +7,7 @@ mod traffic;
 use super::advance::{canary_look_id, pins_look_id, rehearsal_run};
 use super::evidence::ProbeTarget;
 use super::plan::{Action, LookOrder, ProbePlan};
-use super::work::{LOOK_UPGRADES, Work};
+use super::work::{LOOK_UPGRADES, Work, weight_look_id};
 use crate::api::status::{Release, State};
 
 /// Probe sessions while nothing is released: enough to know that a token still works.
@@ -86,7 +86,7 @@ impl Work<'_> {
             && self.written_weight(&release) == Some(weight.desired)
             && self.routes_accepted()
         {
-            self.actions.push(look(self.weight_look_id(&weight), None));
+            self.actions.push(look(weight_look_id(&weight), None));
             return;
         }
         match state {

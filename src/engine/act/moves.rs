@@ -65,7 +65,7 @@ impl Work<'_> {
             return;
         };
         let terms = self.terms(wave.reason == WaveReason::Rollback);
-        if !self.ways_are_open(&wave, &terms) {
+        if !self.ways_are_open(&wave, &terms) || self.earlier_orders(&wave) {
             // Who is moved now would be moved again.
             self.status.wave = Some(wave);
             return;
@@ -125,6 +125,21 @@ impl Work<'_> {
             100
         };
         hint && self.weight_is(release, all)
+    }
+
+    /// Whether a pod that does not answer may still be at work by an order of an earlier wave, which nobody could take back: its
+    /// lease has to run out before others get the budget.
+    fn earlier_orders(&self, wave: &Wave) -> bool {
+        let mine = |pod: &PodView| wave.pods.iter().any(|e| e.uid == pod.uid);
+        let fresh = wave.ordered_at.is_none() && self.since(wave.since) < wave::LEASE + wave::LONGEST_LEAD;
+        let silent = |pod: &PodView| pod.sessions.is_none() && !mine(pod);
+        fresh
+            && self
+                .obs
+                .revisions
+                .values()
+                .flat_map(RevisionView::live)
+                .any(silent)
     }
 
     fn hint_is_there(&self) -> bool {

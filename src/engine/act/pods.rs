@@ -37,7 +37,11 @@ impl Work<'_> {
         };
         let wanted_canary = match state {
             State::Surging(at) => self.canary_target(at.step),
-            State::Soaking(_) => replicas,
+            // It carries everybody: more replicas are its own.
+            State::Moving(at) | State::Analysing(at) if self.desired_weight() == 100 => {
+                self.canary_target(at.step)
+            }
+            State::Finishing(_) | State::Soaking(_) => replicas,
             _ => return,
         };
         if !self.obs.revisions.contains_key(&release.canary) {
@@ -129,9 +133,10 @@ impl Work<'_> {
             (State::RollingBack(_), Some(release)) if self.is_at_zero() => {
                 (release.canary.clone(), release.exposed)
             }
+            // Its pods go wave by wave; what is left is a set whose pods were never made.
             (State::Healthy(_) | State::RolledBack(_) | State::Preflight(_), _) => match self.leftover() {
-                Some((hash, _)) => (hash, true),
-                None => return,
+                Some((hash, view)) if view.pods.is_empty() => (hash, true),
+                _ => return,
             },
             _ => return,
         };

@@ -51,15 +51,18 @@ impl Work<'_> {
         }
     }
 
-    /// Users may be on a new revision that got no weight from us: its slot carries it, and somebody else wrote weights.
+    /// Users may be on a new revision that got no weight from us: somebody else wrote weights, or pointed a slot at it.
     fn expose(&mut self) {
         let Some(release) = self.release() else { return };
-        let carried = self.obs.slots.get(&release.canary_slot) == Some(&release.canary);
-        let weighted = !self.obs.routes.is_empty() && self.written_weight(release) != Some(0);
-        if carried
-            && weighted
-            && let Some(release) = self.status.release.as_mut()
-        {
+        let carries = |slot: &String| self.obs.slots.get(slot) == Some(&release.canary);
+        let led = self
+            .obs
+            .routes
+            .iter()
+            .flat_map(|route| &route.rules)
+            .flatten()
+            .any(|(slot, weight)| *weight > 0 && carries(slot));
+        if led && let Some(release) = self.status.release.as_mut() {
             release.exposed = true;
         }
     }

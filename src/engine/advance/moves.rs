@@ -47,8 +47,8 @@ impl Work<'_> {
         };
         let stable = self.stable_hash();
         let ready = self.all_slots(&stable) && self.stable().in_rotation() >= self.limits.required;
-        if self.status.wave.is_none() && ready && !view.is_empty() {
-            self.start_wave(WaveReason::Rollback, hash, wave::everyone(&view), true);
+        if self.status.wave.is_none() && ready {
+            self.start_wave(WaveReason::Rollback, hash, wave::all(&view), true);
         }
         true
     }

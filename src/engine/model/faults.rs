@@ -2,7 +2,8 @@
 
 use proptest::prelude::*;
 
-use super::world::{Place, World};
+use super::clients::Place;
+use super::world::World;
 use crate::api::status::{Request, Verb};
 
 /// A fault and its time.

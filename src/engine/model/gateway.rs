@@ -49,23 +49,20 @@ impl Gateway {
             Way::Plain => None,
             Way::Pin(kind, value) => plane.pins.iter().find(|p| p.kind == kind && p.value == value),
         };
-        let slot = match pinned {
-            Some(pin) => pin.slot.clone(),
-            None => {
-                let total: i32 = plane.weights.values().sum();
-                let mut at = dice.below(total.max(0) as usize) as i32;
-                let mut chosen = None;
-                for (slot, weight) in &plane.weights {
-                    if at < *weight {
-                        chosen = Some(slot.clone());
-                        break;
-                    }
-                    at -= weight;
-                }
-                chosen?
-            }
-        };
+        let slot = pinned.map_or_else(|| by_weight(&plane.weights, dice), |pin| Some(pin.slot.clone()))?;
         let pods = plane.endpoints.get(plane.slots.get(&slot)?)?;
         (!pods.is_empty()).then(|| pods[dice.below(pods.len())].clone())
     }
+}
+
+fn by_weight(weights: &BTreeMap<String, i32>, dice: &mut Dice) -> Option<String> {
+    let total: i32 = weights.values().sum();
+    let mut at = dice.below(total.max(0) as usize) as i32;
+    for (slot, weight) in weights {
+        if at < *weight {
+            return Some(slot.clone());
+        }
+        at -= weight;
+    }
+    None
 }

@@ -1,17 +1,22 @@
 //! A small cluster in virtual time, to run the engine in: what it must never do is checked at every act.
 //!
-//! - `world`: the cluster, and the round of an operator that may die between any two acts
+//! - `world`: a case, its state and its time
+//! - `cluster`: what happens by itself
+//! - `operator`: the rounds of an operator that may die between any two acts
 //! - `pods`: ReplicaSets that start pods slowly, pods that follow orders
 //! - `gateway`: weights, slots and pins that are programmed late
 //! - `clients`: sessions that come, stay, are moved and come back
 //! - `probes`: what rehearsal and fleet report of a good or a bad version
 //! - `checks`: the invariants
 //! - `faults`: what goes wrong, and when
+//! - `properties`: what holds in every run; `phases`, `requests`, `trouble`: one scenario each
 
 mod checks;
 mod clients;
+mod cluster;
 mod faults;
 mod gateway;
+mod operator;
 mod phases;
 mod pods;
 mod probes;

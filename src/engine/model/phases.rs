@@ -2,7 +2,7 @@
 
 use rstest::rstest;
 
-use super::world::{Case, Quality, World};
+use super::world::{Case, Quality, World, stamp};
 use crate::api::conditions::{READY, REHEARSED, STALLED, is_true};
 use crate::api::spec::{BreachAction, RehearsalPolicy};
 use crate::api::status::{PauseReason, State};
@@ -275,7 +275,7 @@ fn what_stands_in_the_way_is_named_and_nothing_is_changed() {
         reason: "RouteNotFound",
         message: "spec.traffic.routes: HTTPRoute chat does not exist; create it".to_owned(),
     }];
-    let made = plan(&observed, world.stamp(world.now));
+    let made = plan(&observed, stamp(world.now));
     assert_eq!(made.status.phase.as_deref(), Some("Preflight"));
     assert!(is_true(&made.status.conditions, STALLED));
     assert!(

@@ -1,6 +1,6 @@
 //! What the probes report.
 
-use super::world::{Quality, World};
+use super::world::{Quality, World, stamp};
 use crate::engine::evidence::{
     ProbeEvidence, ProbeFigures, ProbeTarget, RehearsalFailure, RehearsalReport, RehearsalStage,
 };
@@ -91,7 +91,7 @@ impl World {
                 let failures = if bad { attempts.min(10) } else { 0 };
                 ProbeEvidence {
                     target: *target,
-                    since: self.stamp(run.began),
+                    since: stamp(run.began),
                     open: SESSIONS as u32,
                     total: figures(attempts, attempts - failures),
                     window: figures(attempts, attempts - failures),

@@ -1,6 +1,7 @@
 //! What holds in every run.
 
 use proptest::prelude::*;
+use proptest::test_runner::RngSeed;
 
 use super::faults::{Happening, happenings};
 use super::{Case, Quality, World};
@@ -85,7 +86,7 @@ fn settled(world: &World) -> bool {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 64, max_shrink_iters: 60, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 64, rng_seed: RngSeed::Fixed(1_122), max_shrink_iters: 60, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn a_healthy_release_moves_everybody_once_and_cuts_nobody(case in cases()) {
@@ -109,7 +110,7 @@ proptest! {
         quality in prop_oneof![Just(Quality::FailsRehearsal), Just(Quality::NeverReady), (0u64..5).prop_map(Quality::BreaksAbove)],
     ) {
         let sessions = case.sessions.max(20);
-        let mut world = World::new(Case { quality, sessions, ..case });
+        let mut world = World::new(Case { sessions, quality, ..case });
         world.template = "bbb".to_owned();
         let done = world.until(400_000, |w| w.phase() == "RolledBack");
         prop_assert!(done && world.wrong.is_empty(), "{}", story(&world));

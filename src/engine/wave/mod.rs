@@ -17,6 +17,8 @@ use crate::api::status::{Wave, WavePod};
 
 /// Lease of an order: who has not heard from the operator for so long, stops moving sessions.
 pub const LEASE: Duration = Duration::from_secs(30);
+/// Longest time between a pod's notice to a session and its close.
+pub const LONGEST_LEAD: Duration = Duration::from_secs(2);
 /// Most pods in a wave: status stays small.
 pub const MAX_PODS: usize = 32;
 
@@ -107,6 +109,11 @@ fn whole(pod: &PodView) -> WavePod {
         sessions: pod.sessions.as_ref().map(|s| s.open as i64),
         ..blank()
     }
+}
+
+/// All live pods of a revision, empty ones included; at most [`MAX_PODS`].
+pub fn all(revision: &RevisionView) -> Vec<WavePod> {
+    revision.live().take(MAX_PODS).map(whole).collect()
 }
 
 /// All live pods of a revision that have sessions, or of which that is not known; at most [`MAX_PODS`].

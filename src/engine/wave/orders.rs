@@ -6,7 +6,7 @@ use std::cmp::Reverse;
 
 use jiff::Timestamp;
 
-use super::{LEASE, Progress, Terms, order_id, running};
+use super::{LEASE, LONGEST_LEAD, Progress, Terms, order_id, running};
 use crate::api::status::{Wave, WaveReason};
 use crate::engine::budget;
 use crate::engine::observed::PodView;
@@ -92,7 +92,12 @@ fn choose<'a>(wave: &Wave, askable: &[(usize, &'a PodView)], terms: &Terms) -> V
     askable.sort_by_key(|(index, pod)| {
         let entry = &wave.pods[*index];
         let waits = !terms.close_at_deadline && terms.overdue(entry, wave.elapsed_ms);
-        let works = running(pod, &wave.id).is_some_and(|d| matches!(d.state.as_str(), "active" | "paused"));
+        let reported =
+            running(pod, &wave.id).is_some_and(|d| matches!(d.state.as_str(), "active" | "paused"));
+        // Who fell silent under its first lease may be at work: nobody gets its share before that has run out.
+        let lease = (LEASE + LONGEST_LEAD).as_millis() as i64;
+        let leased = entry.ordered_ms.is_some_and(|at| wave.elapsed_ms - at < lease);
+        let works = reported || (leased && pod.sessions.is_none());
         (waits, !works, pod.sessions.is_none(), *index)
     });
     askable.truncate(budget::concurrent_pods(terms.budget, terms.max_pods));
