@@ -79,7 +79,7 @@ pub struct WebSocketRolloutSpec {
     #[serde(default)]
     pub capacity: Capacity,
 
-    /// How long new pods may take to become ready, the gateway to be programmed, and the probes to come to a verdict. Draining is not counted. After it a release is rolled back.
+    /// How long new pods may take to become ready, and the gateway to be programmed: after it a release is rolled back. How long the probes may take to come to a verdict: after it a release pauses. Draining is not counted, and before a release moves anything it waits without end.
     #[serde(default = "default_progress_deadline")]
     pub progress_deadline: Span,
 
@@ -145,7 +145,7 @@ pub struct Pause {
 /// How live sessions follow a weight.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub enum MoveSessions {
-    /// `Pinned` where `drain.notice.hint` allows it, else `None`; status says which and why.
+    /// `Pinned` where `drain.notice.hint` allows it, else `None`.
     #[default]
     Auto,
     /// Asked sessions come back with a hint in their URL that the route matches: each is moved once, to the new revision.
@@ -173,7 +173,7 @@ pub struct Drain {
 }
 
 /// How many sessions may be moved per second, over all pods.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, KubeSchema)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
 #[x_kube(validation = Rule::new("!(has(self.connectsPerSecond) && has(self.overDuration))").message("give connectsPerSecond or overDuration, not both"))]
 pub struct Budget {
@@ -330,7 +330,7 @@ pub enum BreachAction {
     Rollback,
     /// The release pauses; `pauseDeadline` says what follows.
     Pause,
-    /// An event and a condition, nothing else.
+    /// An event and `status.verdict`, nothing else.
     Warn,
 }
 
@@ -548,15 +548,6 @@ const fn default_max_surge() -> Count {
 
 const fn default_min_ready_percent() -> u8 {
     100
-}
-
-impl Default for Budget {
-    fn default() -> Self {
-        Self {
-            connects_per_second: None,
-            over_duration: Some(Span::secs(900)),
-        }
-    }
 }
 
 impl Default for Drain {

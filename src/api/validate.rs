@@ -76,15 +76,23 @@ impl ValidatedRollout {
         let template = check_template(spec, &mut found);
         match (template, findings.is_empty()) {
             (Some(template), true) => Ok(Self {
-                namespace: rollout.namespace().unwrap_or_default(),
-                name,
-                uid: rollout.uid().unwrap_or_default(),
-                generation: rollout.metadata.generation.unwrap_or_default(),
-                replicas: spec.replicas.unwrap_or(1).max(1).unsigned_abs(),
                 template,
-                spec: spec.clone(),
+                ..Self::unchecked(rollout)
             }),
             _ => Err(Findings(findings)),
+        }
+    }
+
+    /// The rollout as it is, with an empty template: for what has to go on, or to be given back, whatever an edit broke.
+    pub fn unchecked(rollout: &WebSocketRollout) -> Self {
+        Self {
+            namespace: rollout.namespace().unwrap_or_default(),
+            name: rollout.name_any(),
+            uid: rollout.uid().unwrap_or_default(),
+            generation: rollout.metadata.generation.unwrap_or_default(),
+            replicas: rollout.spec.replicas.unwrap_or(1).max(1).unsigned_abs(),
+            template: PodTemplateSpec::default(),
+            spec: rollout.spec.clone(),
         }
     }
 

@@ -176,6 +176,8 @@ pub enum ProbePlan {
         stable_pin: String,
         /// Header value that leads to the new one.
         canary_pin: String,
+        /// The new revision: who answers behind its pin has to say so.
+        canary: String,
         /// Close code that an ordered drain must end with.
         close_code: u16,
     },

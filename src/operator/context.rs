@@ -17,6 +17,7 @@ use super::error::{Error, Result};
 use super::lease::LeaseGuard;
 use crate::api::WebSocketRollout;
 use crate::drain::{DrainClient, Token};
+use crate::engine::evidence::ProbeFigures;
 use crate::engine::observed::Look;
 use crate::probe::ProbeSupervisor;
 use crate::report::events::Publisher;
@@ -45,6 +46,8 @@ pub struct Context {
     pub events: Publisher,
     /// Metrics.
     pub metrics: Metrics,
+    /// Keys of hashes that leave no trace of what was hashed.
+    hasher: std::hash::RandomState,
     /// The wall clock.
     pub now: fn() -> Timestamp,
     /// Per rollout, by `namespace/name`.
@@ -79,10 +82,10 @@ pub struct Memory {
     pub pods: HashMap<String, LastSeen>,
     /// Unannounced ends that no status has told yet.
     pub unannounced: u64,
-    /// Unannounced ends of probes that were counted: by target, the run's beginning and its count.
-    pub counted_probes: HashMap<String, (Timestamp, u64)>,
-    /// The outcome of the template's dry run, by revision.
-    pub dry_run: Option<(String, Option<String>)>,
+    /// What probes had seen when they were last counted: by target, with the run's beginning.
+    pub counted_probes: HashMap<String, (Timestamp, ProbeFigures)>,
+    /// The outcome of the template's dry run, by revision, and when it was tried.
+    pub dry_run: Option<(String, Option<String>, Instant)>,
     /// When status was last written.
     pub written: Option<Instant>,
     /// Failed rounds in a row.
@@ -96,6 +99,8 @@ pub struct Memory {
 pub struct LastSeen {
     /// Its process.
     pub instance: String,
+    /// Its revision.
+    pub revision: Option<String>,
     /// Open sessions.
     pub open: u64,
 }
@@ -120,6 +125,7 @@ impl Context {
             probes: ProbeSupervisor::new(),
             events,
             metrics,
+            hasher: std::hash::RandomState::new(),
             now: Timestamp::now,
             memory: Mutex::default(),
         }
@@ -178,6 +184,11 @@ impl Context {
     ) -> Result<T> {
         self.permit()?;
         self.read(call, future).await
+    }
+
+    /// A hash that means something in this process only.
+    pub fn hash(&self, value: &impl std::hash::Hash) -> u64 {
+        std::hash::BuildHasher::hash_one(&self.hasher, value)
     }
 
     /// Stops a rollout's probes.

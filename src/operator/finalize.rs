@@ -31,12 +31,11 @@ pub async fn release(ctx: &Context, live: &WebSocketRollout, memory: &Mutex<Memo
     if !live.finalizers().iter().any(|f| f == FINALIZER) {
         return Ok(());
     }
-    // A spec that does not hold together never moved anything, or moved it before it was broken: names are all that is needed.
-    if let Ok(rollout) = ValidatedRollout::new(live) {
-        ctx.stop_probes(&key(&rollout));
-        let scene = observe(ctx, live, rollout, memory).await?;
-        give_back(ctx, &scene).await?;
-    }
+    // The spec may have been broken in mid-release: names are all that is needed to give back what was moved.
+    let rollout = ValidatedRollout::unchecked(live);
+    ctx.stop_probes(&key(&rollout));
+    let scene = observe(ctx, live, rollout, memory).await?;
+    give_back(ctx, &scene).await?;
     let list: Vec<String> = live
         .finalizers()
         .iter()
@@ -56,7 +55,7 @@ async fn give_back(ctx: &Context, scene: &Scene) -> Result<()> {
             if let Some(order) = order.filter(|o| matches!(o.state.as_str(), "active" | "paused")) {
                 cancel(ctx, scene, &pod.uid, &order.id).await?;
             }
-            if !pod.serving {
+            if !pod.serving || pod.role.as_deref() == Some("draining") {
                 patch_pod(ctx, scene, &pod.uid, |facts| facts.set_deletion_cost(0)).await?;
                 patch_pod(ctx, scene, &pod.uid, |facts| {
                     facts.return_to_rotation(Role::Stable)

@@ -14,11 +14,11 @@ use super::context::{Context, LastSeen, Memory, lock};
 use super::error::Result;
 use super::problems;
 use crate::api::status::{Request, State};
-use crate::api::{ANNOTATION_REQUEST, SLOTS, ValidatedRollout, WebSocketRollout};
+use crate::api::{ANNOTATION_REQUEST, RolloutStatus, SLOTS, ValidatedRollout, WebSocketRollout};
 use crate::drain::Token;
 use crate::drain::protocol::{DEFAULT_PORT, DrainState, SessionsReport};
 use crate::engine::Observed;
-use crate::engine::evidence::ProbeEvidence;
+use crate::engine::evidence::{ProbeEvidence, ProbeFigures, ProbeTarget};
 use crate::engine::observed::{DrainView, PinsView, PodView, RevisionView, RouteView, SessionsView};
 use crate::probe::Seen;
 use crate::traffic::gateway_api::HTTPRoute;
@@ -73,7 +73,8 @@ pub async fn observe(
         .filter_map(|p| PodFacts::of(p))
         .map(|f| (f.uid.clone(), f))
         .collect();
-    count_unannounced(memory, &facts, &reports);
+    let status = live.status.clone().unwrap_or_default();
+    count_unannounced(memory, &status, &facts, &reports);
 
     let services = in_namespace(&ctx.stores.services.state(), namespace);
     let routes = in_namespace(&ctx.stores.routes.state(), namespace);
@@ -100,12 +101,12 @@ pub async fn observe(
         .filter_map(|wanted| routes.iter().find(|r| r.name_any() == wanted.name).cloned())
         .collect();
 
-    let status = live.status.clone().unwrap_or_default();
     let waiting = matches!(
         status.state,
         None | Some(State::Initializing(_) | State::Preflight(_))
     );
-    let problems = if waiting || status.stable.as_deref() != Some(&revision.hash) {
+    let deleted = live.metadata.deletion_timestamp.is_some();
+    let mut problems = if !deleted && (waiting || status.stable.as_deref() != Some(&revision.hash)) {
         problems::find(ctx, live, &rollout, &revision.hash, &services, &mine, memory).await?
     } else {
         Vec::new()
@@ -115,7 +116,10 @@ pub async fn observe(
         Some(Seen::Fleet(evidence)) => (None, evidence),
         None => (None, Vec::new()),
     };
-    count_probes(memory, &status, &evidence);
+    count_probes(ctx, &rollout, memory, &evidence);
+    if waiting {
+        problems.extend(problems::probes_fail(&rollout, &evidence));
+    }
     let (look, unannounced) = {
         let memory = lock(memory);
         (memory.look.clone(), memory.unannounced)
@@ -287,29 +291,40 @@ fn nothing_runs() -> SessionsReport {
     }
 }
 
-/// Counts sessions that ended with their process: on pods that vanished, and on pods that started anew.
+/// Counts sessions that ended with their process: on pods that vanished, and on pods that started anew. A new revision that no
+/// user was ever led to carries probes only, and they know by themselves what was announced.
 fn count_unannounced(
     memory: &Mutex<Memory>,
+    status: &RolloutStatus,
     facts: &BTreeMap<String, PodFacts>,
     reports: &BTreeMap<String, SessionsReport>,
 ) {
+    let hidden = status
+        .release
+        .as_ref()
+        .filter(|r| !r.exposed)
+        .map(|r| r.canary.as_str());
     let mut memory = lock(memory);
     let mut lost = 0;
     memory.pods.retain(|uid, last| {
         let there = facts.contains_key(uid);
-        if !there {
+        if !there && last.revision.as_deref() != hidden {
             lost += last.open;
         }
         there
     });
     for (uid, report) in reports {
+        let revision = facts.get(uid).and_then(|f| f.revision.clone());
+        let counts = revision.as_deref() != hidden;
         let now = LastSeen {
             instance: report.instance.clone().unwrap_or_default(),
+            revision,
             open: report.open,
         };
         if let Some(last) = memory.pods.insert(uid.clone(), now)
             && Some(&last.instance) != report.instance.as_ref()
             && !last.instance.is_empty()
+            && counts
         {
             lost += last.open;
         }
@@ -317,21 +332,45 @@ fn count_unannounced(
     memory.unannounced += lost;
 }
 
-/// Counts probes on either revision that were cut without an announcement, since they were last counted.
-fn count_probes(memory: &Mutex<Memory>, status: &crate::api::RolloutStatus, evidence: &[ProbeEvidence]) {
-    if status.release.is_none() {
-        return;
-    }
+/// Counts what the probes have seen since they were last counted: for the metrics, and the unannounced ends for the release.
+fn count_probes(
+    ctx: &Context,
+    rollout: &ValidatedRollout,
+    memory: &Mutex<Memory>,
+    evidence: &[ProbeEvidence],
+) {
     let mut memory = lock(memory);
     for seen in evidence {
         // A run is known by its beginning: counts start anew with it.
         let counted = memory.counted_probes.entry(seen.target.to_string()).or_default();
         if counted.0 != seen.since {
-            *counted = (seen.since, 0);
+            *counted = (seen.since, ProbeFigures::default());
         }
-        let fresh = seen.total.unannounced.saturating_sub(counted.1);
-        counted.1 += fresh;
-        memory.unannounced += fresh;
+        let before = std::mem::replace(&mut counted.1, seen.total.clone());
+        let target = match seen.target {
+            ProbeTarget::Stable => "stable",
+            ProbeTarget::Canary => "canary",
+        };
+        let (namespace, name, metrics) = (&rollout.namespace, &rollout.name, &ctx.metrics.probe);
+        metrics.attempts(
+            namespace,
+            name,
+            target,
+            seen.total.attempts.saturating_sub(before.attempts),
+        );
+        let unannounced = seen.total.unannounced.saturating_sub(before.unannounced);
+        let kinds = [
+            ("reconnect", seen.total.failed.saturating_sub(before.failed)),
+            (
+                "stateLost",
+                seen.total.state_lost.saturating_sub(before.state_lost),
+            ),
+            ("unannounced", unannounced),
+        ];
+        for (kind, count) in kinds {
+            metrics.failures(namespace, name, target, kind, count);
+        }
+        memory.unannounced += unannounced;
     }
 }
 

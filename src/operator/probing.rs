@@ -36,17 +36,19 @@ pub async fn job(
             run,
             stable_pin,
             canary_pin,
+            canary,
             close_code,
         } => {
             let limit = spec.rehearsal.timeout.0;
             let mut job = RehearsalJob::new(Some(pin(stable_pin)?), pin(canary_pin)?, *close_code);
+            job.canary_revision = Some(canary.clone());
             job.timeouts = RehearsalTimeouts {
                 restored: limit,
                 exchange: limit,
                 drain: limit * 3,
             };
             job.success_floor_percent = f64::from(spec.thresholds.reconnect_success.advance_above_percent);
-            (run, spec.probes.sessions, ProbeKind::Rehearsal(job))
+            (run.clone(), spec.probes.sessions, ProbeKind::Rehearsal(job))
         }
         ProbePlan::Fleet {
             run,
@@ -65,19 +67,31 @@ pub async fn job(
             job.window = spec.thresholds.reconnect_success.window.0;
             job.health_timeout = HEALTH_LIMIT;
             (
-                run,
+                // A corrected URL or a new token is another run; the hash is keyed per process and tells nothing of them.
+                format!("{run}-{:08x}", ctx.hash(&settings(&dial)) as u32),
                 sessions.unwrap_or(spec.probes.sessions),
                 ProbeKind::Fleet(job),
             )
         }
     };
     Some(ProbeJob {
-        run: run.clone(),
+        run,
         since: (ctx.now)(),
         dial,
         sessions,
         kind,
     })
+}
+
+/// Everything that makes a dial another one.
+fn settings(dial: &ProbeDial) -> impl std::hash::Hash + use<> {
+    (
+        dial.url.clone(),
+        dial.connect_to.clone(),
+        dial.headers.clone(),
+        dial.subprotocols.clone(),
+        dial.token.as_ref().map(|t| t.reveal().to_owned()),
+    )
 }
 
 /// Takes a look: fresh upgrades, and which revision welcomed each.

@@ -1,21 +1,27 @@
 //! What stands in the way of a release, found before anything moves. Each problem names the field or object, and the remedy.
 
 use std::sync::Mutex;
+use std::time::Duration;
 
 use k8s_openapi::api::apps::v1::ReplicaSet;
 use k8s_openapi::api::core::v1::{Secret, Service};
 use kube::ResourceExt as _;
 use kube::api::{Api, PostParams};
+use tokio::time::Instant;
 
 use super::context::{Context, Memory, lock};
 use super::error::Result;
 use super::observe::parent;
 use crate::api::{ANNOTATION_ACKNOWLEDGE, ValidatedRollout, WebSocketRollout};
+use crate::engine::evidence::{ProbeEvidence, ProbeTarget};
 use crate::engine::observed::Problem;
 use crate::traffic::conflicts::{self, Claim};
 use crate::traffic::gateway_api::HTTPRoute;
 use crate::traffic::{http_route, slots};
 use crate::workload::replica_set;
+
+/// How long a refusal of the template is believed.
+const RETRY: Duration = Duration::from_secs(15);
 
 /// Finds them all.
 pub async fn find(
@@ -144,6 +150,22 @@ fn taken_slots(rollout: &ValidatedRollout, services: &[Service]) -> Vec<Problem>
         .collect()
 }
 
+/// Probes that cannot reach the revision that users are on would judge no other: a wrong URL, an expired token.
+pub fn probes_fail(rollout: &ValidatedRollout, evidence: &[ProbeEvidence]) -> Option<Problem> {
+    let stable = evidence.iter().find(|e| e.target == ProbeTarget::Stable)?;
+    let failing = stable.open == 0 && stable.failures_in_a_row > 0;
+    failing.then(|| Problem {
+        reason: "ProbesFailing",
+        message: format!(
+            "probes cannot hold a session at spec.probes.url {:?}{}: {}; correct spec.probes (url, connectTo, headers, tokenFrom), \
+             or mend the service",
+            rollout.spec.probes.url,
+            rollout.spec.probes.connect_to.as_ref().map(|to| format!(" by way of {to}")).unwrap_or_default(),
+            stable.last_failure.as_deref().unwrap_or("no detail")
+        ),
+    })
+}
+
 /// Whether a Service is a slot of a rollout of this name. The UID is not asked: a rollout that is applied again finds its own.
 pub fn is_slot(service: &Service, rollout: &str) -> bool {
     service
@@ -187,12 +209,15 @@ async fn dry_run(
     revision: &str,
     memory: &Mutex<Memory>,
 ) -> Result<Option<Problem>> {
-    let known = lock(memory).dry_run.clone().filter(|(hash, _)| hash == revision);
-    let outcome = if let Some((_, outcome)) = known {
+    // What is taken stays taken; what is refused may be so by a quota that somebody mends.
+    let known = lock(memory).dry_run.clone();
+    let known =
+        known.filter(|(hash, refused, at)| hash == revision && (refused.is_none() || at.elapsed() < RETRY));
+    let outcome = if let Some((_, outcome, _)) = known {
         outcome
     } else {
         let outcome = refused(ctx, rollout, revision).await?;
-        lock(memory).dry_run = Some((revision.to_owned(), outcome.clone()));
+        lock(memory).dry_run = Some((revision.to_owned(), outcome.clone(), Instant::now()));
         outcome
     };
     Ok(outcome.map(|message| Problem {

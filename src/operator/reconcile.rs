@@ -8,8 +8,9 @@ use kube::runtime::controller::Action;
 
 use super::context::{Context, Guarded, Memory, lock};
 use super::error::{Error, Result};
-use super::observe::observe;
+use super::observe::{Scene, observe};
 use super::{apply, finalize, publish};
+use crate::api::conditions::{self, STALLED};
 use crate::api::{ValidatedRollout, WebSocketRollout};
 use crate::engine;
 
@@ -66,19 +67,51 @@ async fn round(ctx: &Context, live: &WebSocketRollout, memory: &Mutex<Memory>) -
     let rollout = match ValidatedRollout::new(live) {
         Ok(rollout) => rollout,
         Err(findings) => {
-            publish::invalid(ctx, live, &findings.to_string()).await?;
-            return Ok(Action::await_change());
+            let Some(release) = live.status.as_ref().and_then(|s| s.release.as_ref()) else {
+                publish::invalid(ctx, live, &findings.to_string()).await?;
+                return Ok(Action::await_change());
+            };
+            // A release goes on, or back, by what it began with; the edit is told and has no effect on it.
+            let rollout = ValidatedRollout::unchecked(live);
+            let mut scene = Box::pin(observe(ctx, live, rollout, memory)).await?;
+            scene.observed.template_hash.clone_from(&release.canary);
+            scene.observed.problems.clear();
+            return Box::pin(carry_on(ctx, live, &scene, memory, Some(&findings.to_string()))).await;
         }
     };
     if finalize::ensure(ctx, live).await? {
         return Ok(Action::requeue(Duration::ZERO));
     }
     let scene = observe(ctx, live, rollout, memory).await?;
-    let plan = engine::plan(&scene.observed, (ctx.now)());
+    carry_on(ctx, live, &scene, memory, None).await
+}
+
+/// Plans on what was observed, reports, and acts. `invalid` says what is wrong with an edit that a release goes on without.
+async fn carry_on(
+    ctx: &Context,
+    live: &WebSocketRollout,
+    scene: &Scene,
+    memory: &Mutex<Memory>,
+    invalid: Option<&str>,
+) -> Result<Action> {
+    let now = (ctx.now)();
+    let mut plan = engine::plan(&scene.observed, now);
+    if let Some(message) = invalid {
+        let generation = live.metadata.generation.unwrap_or_default();
+        conditions::set(
+            &mut plan.status.conditions,
+            STALLED,
+            true,
+            "InvalidSpec",
+            message,
+            generation,
+            now,
+        );
+    }
     publish::status(ctx, live, &plan, memory).await?;
     publish::tell(ctx, live, &plan.notes);
     publish::metrics(ctx, &scene.observed.rollout, &plan, memory);
-    apply::apply(ctx, &scene, &plan.actions, memory).await?;
+    apply::apply(ctx, scene, &plan.actions, memory).await?;
     Ok(Action::requeue(plan.requeue))
 }
 

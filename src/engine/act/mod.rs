@@ -29,8 +29,9 @@ impl Work<'_> {
         self.labels(&state);
         self.rehearsal_orders(&state);
         self.wave();
-        self.retire_whole(&state);
+        // Probes leave before the pods they are on.
         self.actions.push(Action::Probe(self.probes()));
+        self.retire_whole(&state);
         self.looks(&state);
     }
 
@@ -56,6 +57,7 @@ impl Work<'_> {
                 run: rehearsal_run(release, at.attempt),
                 stable_pin: release.pins.probe_stable.clone(),
                 canary_pin: release.pins.probe_canary.clone(),
+                canary: release.canary.clone(),
                 close_code: release.drain.notice.close_code,
             }),
             State::Surging(_) if !release.rehearsed => None,

@@ -252,9 +252,14 @@ impl Work<'_> {
     pub(super) fn paused(&mut self, at: &Paused) {
         let deadline = &self.obs.rollout.spec.pause_deadline;
         let own = !matches!(at.reason, PauseReason::Requested | PauseReason::Step);
-        if own && self.time_in_phase() > deadline.duration.0 && deadline.action == PauseAction::Rollback {
-            let message = format!("paused for {}: {}", people(deadline.duration.0), at.message);
-            self.roll_back("PauseDeadlineExceeded", message, true);
+        if !own || self.time_in_phase() <= deadline.duration.0 {
+            return;
+        }
+        let message = format!("paused for {}: {}", people(deadline.duration.0), at.message);
+        match deadline.action {
+            PauseAction::Rollback => self.roll_back("PauseDeadlineExceeded", message, true),
+            // Every round: the publisher of events tells the same thing once.
+            PauseAction::Notify => self.notes.push(Note::warning("PauseDeadlineExceeded", message)),
         }
     }
 }
