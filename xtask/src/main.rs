@@ -4,6 +4,7 @@ mod archive;
 mod cache;
 mod cargo;
 mod cluster;
+mod demo;
 mod generate;
 mod host;
 mod image;
@@ -41,6 +42,8 @@ enum Task {
         #[arg(long)]
         no_install: bool,
     },
+    /// Show the main job on a real cluster: sessions move, broken versions are stopped, a Deployment in comparison
+    Demo(demo::Options),
     /// Run the tests: all, or one kind, or those whose name holds a filter
     Test(test::Options),
     /// Write the generated files
@@ -111,6 +114,7 @@ fn run(task: Task) -> Result<()> {
             println!("export WSROLL_E2E_REDIS_IMAGE={redis}");
             Ok(())
         }
+        Task::Demo(options) => demo::run(&options),
         Task::Test(options) => test::run(&options),
         Task::Gen { check } => generate::run(check),
         Task::Lint => lint::run(),
