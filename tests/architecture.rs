@@ -1,5 +1,11 @@
 //! Who may know whom: data flows one way, and the rooms that decide know nothing of the rooms that act.
 
+#![allow(
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test says what went wrong by panicking"
+)]
+
 use std::path::{Path, PathBuf};
 
 /// The rooms of `src`.

@@ -44,7 +44,7 @@ pub struct RolloutStatus {
     /// Open sessions that the pods report, probes included; pods that do not answer are not in it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sessions: Option<i64>,
-    /// Sessions on the new revision of all sessions: `250/1000`.
+    /// Sessions of users on the new revision, of those on both: `250/1000`. Probes are not in it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub moved: Option<String>,
     /// Sessions that ended in this release without an announcement: on pods that vanished or restarted, and probes that were cut.

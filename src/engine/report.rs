@@ -48,12 +48,10 @@ impl Work<'_> {
         revisions.truncate(REVISIONS);
         let total: i64 = revisions.iter().map(|r| r.sessions).sum();
         self.status.sessions = Some(total);
-        self.status.moved = canary.map(|hash| {
-            let there = revisions
-                .iter()
-                .find(|r| r.hash == hash)
-                .map_or(0, |r| r.sessions);
-            format!("{there}/{total}")
+        self.status.moved = canary.map(|_| {
+            let there = self.users(&self.canary(), ProbeTarget::Canary);
+            let all = there + self.users(&self.stable(), ProbeTarget::Stable);
+            format!("{there}/{all}")
         });
         self.status.replicas = revisions.iter().map(|r| r.replicas).sum();
         self.status.ready_replicas = revisions.iter().map(|r| r.ready).sum();

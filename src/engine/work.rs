@@ -119,6 +119,12 @@ impl<'a> Work<'a> {
         found.map(|(hash, view)| (hash.clone(), view.clone()))
     }
 
+    /// Sessions of users on a revision: what its pods report, less the probes that are pinned to it.
+    pub(super) fn users(&self, view: &RevisionView, target: ProbeTarget) -> u64 {
+        let probes = self.obs.evidence_of(target).map_or(0, |e| u64::from(e.open));
+        view.sessions().saturating_sub(probes)
+    }
+
     pub(super) fn time_in_phase(&self) -> Duration {
         let since = self.state().since();
         Duration::try_from(self.now.duration_since(since)).unwrap_or_default()

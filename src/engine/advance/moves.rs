@@ -2,6 +2,7 @@
 
 use crate::api::spec::{HintKind, MoveSessions};
 use crate::api::status::{AtStep, Release, State, Wave, WavePod, WaveReason};
+use crate::engine::evidence::ProbeTarget;
 use crate::engine::observed::RevisionView;
 use crate::engine::plan::Note;
 use crate::engine::wave;
@@ -110,8 +111,9 @@ impl Work<'_> {
     /// rotation; only as many sessions go as the new revision's pods can carry.
     fn last_pods(&self, stable: &RevisionView, canary: &RevisionView) -> Vec<WavePod> {
         let carried = self.limits.carries(canary.in_rotation());
-        let total = stable.sessions() + canary.sessions();
-        let need = (total * u64::from(carried) / 100).saturating_sub(canary.sessions());
+        let there = self.users(canary, ProbeTarget::Canary);
+        let total = self.users(stable, ProbeTarget::Stable) + there;
+        let need = (total * u64::from(carried) / 100).saturating_sub(there);
         let some = if carried < 100 {
             let full = stable
                 .live()
@@ -134,12 +136,13 @@ impl Work<'_> {
         let (stable, canary) = (self.stable(), self.canary());
         let spare = (stable.in_rotation() + canary.in_rotation()).saturating_sub(self.limits.required);
         let max = spare.min(stable.in_rotation().saturating_sub(1));
-        let total = stable.sessions() + canary.sessions();
+        let there = self.users(&canary, ProbeTarget::Canary);
+        let total = self.users(&stable, ProbeTarget::Stable) + there;
         let wanted = (total * u64::from(weight)).div_ceil(100);
         let carried = total * u64::from(self.limits.carries(canary.in_rotation())) / 100;
         // Who was asked counts as moved wherever it went: clients that do not follow the hint are not asked again and again.
         let asked = self.status.drain.as_ref().map_or(0, |d| d.total.max(0) as u64);
-        let need = wanted.min(carried).saturating_sub(canary.sessions().max(asked));
+        let need = wanted.min(carried).saturating_sub(there.max(asked));
         // Two in a hundred more or less are not worth a wave of their own.
         if max == 0 || need == 0 || need * 50 < total {
             return Vec::new();
