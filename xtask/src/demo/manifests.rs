@@ -81,7 +81,7 @@ impl Stage {
                             "image": self.images.redis,
                             "ports": [{"containerPort": 6379}],
                             "readinessProbe": {"tcpSocket": {"port": 6379}, "periodSeconds": 1},
-                            "resources": {"requests": {"cpu": "100m", "memory": "32Mi"}},
+                            "resources": {"requests": {"cpu": "50m", "memory": "32Mi"}},
                         })),
                     },
                 },

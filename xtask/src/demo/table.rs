@@ -118,11 +118,11 @@ impl Row {
     /// A few lines, always as many.
     fn block(&self) -> Vec<String> {
         let eta = self.eta.map_or_else(String::new, |eta| {
-            format!(", about {} s left in this wave", eta.as_secs())
+            format!(", {} s left in this wave", eta.as_secs())
         });
         let failed = match self.failed {
             0 => String::new(),
-            failed => format!(", {failed} attempts failed"),
+            failed => format!(", {failed}/s failed"),
         };
         let weight = self.weight.as_ref().map_or_else(
             || "Kubernetes gives every ready pod its share".to_owned(),
