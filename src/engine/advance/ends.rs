@@ -61,8 +61,9 @@ impl Work<'_> {
             return;
         }
         let pointed = self.obs.slots.get(&release.stable_slot) == Some(&release.stable);
-        let carried = if pointed {
-            i32::from(self.limits.carries(stable.in_rotation()))
+        // Ready pods that only lack our own label get it back in this very round: the way back does not wait for the next.
+        let carried = if pointed && stable.in_rotation() > 0 {
+            i32::from(self.limits.carries(stable.ready()))
         } else {
             0
         };

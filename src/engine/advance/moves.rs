@@ -139,7 +139,9 @@ impl Work<'_> {
         let there = self.users(&canary, ProbeTarget::Canary);
         let total = self.users(&stable, ProbeTarget::Stable) + there;
         let wanted = (total * u64::from(weight)).div_ceil(100);
-        let carried = total * u64::from(self.limits.carries(canary.in_rotation())) / 100;
+        // A quarter more than their share, until the next pod comes, is better than a pod of the old revision that is half moved:
+        // it could not be freed, and the new revision could not grow.
+        let carried = total * u64::from(self.limits.carries(canary.in_rotation())) / 80;
         // Who was asked counts as moved wherever it went: clients that do not follow the hint are not asked again and again.
         let asked = self.status.drain.as_ref().map_or(0, |d| d.total.max(0) as u64);
         let need = wanted.min(carried).saturating_sub(there.max(asked));
