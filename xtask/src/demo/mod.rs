@@ -19,6 +19,7 @@ use anyhow::{Result, bail};
 
 use self::{
     figures::Figures,
+    manifests::STEPS,
     narrate::{Voice, say},
     setup::Stage,
 };
@@ -62,17 +63,20 @@ pub fn run(options: &Options) -> Result<()> {
     let started_here = cluster::running()?.is_none();
     voice.act("Setting up");
     let stage = Stage::set(options, voice);
-    let played = stage.as_ref().map(|stage| play(stage, options));
-    let broken = match played {
-        Ok(played) => played,
+    let played = match &stage {
+        Ok(stage) => play(stage, options),
         // The stage's own error follows below, once what it left is gone.
         Err(_) => Ok(Vec::new()),
     };
 
+    let interrupted = interrupt::check().is_err();
     interrupt::clean_up();
+    if let (Ok(stage), true, false) = (&stage, played.is_err(), interrupted) {
+        stage.show_state();
+    }
     let cleaned = clean_up(options, &stage, started_here);
     let stage = stage?;
-    let broken = broken?;
+    let broken = played?;
     cleaned?;
     say(&stage
         .voice
@@ -100,6 +104,10 @@ fn play(stage: &Stage, options: &Options) -> Result<Vec<String>> {
     let figures = Figures { wsroll, deployment };
     voice.act("Side by side");
     let broken = summary::print(voice, &figures);
+    say(&voice.dim(&format!(
+        "time allowed: 1.25 x sessions / budget, and {} steps' reconnect window and programming of routes",
+        STEPS.len()
+    )));
     if let Some(file) = &options.json {
         summary::write(&figures, file)?;
     }
@@ -116,7 +124,9 @@ fn clean_up(options: &Options, stage: &Result<Stage>, started_here: bool) -> Res
                 stage.cluster.kubectl.display(),
                 stage.namespace
             );
-            println!("  cargo xtask cluster down");
+            if !stage.cluster.external {
+                println!("  cargo xtask cluster down");
+            }
         }
         return Ok(());
     }

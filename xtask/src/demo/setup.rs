@@ -145,6 +145,17 @@ impl Stage {
         Ok(())
     }
 
+    /// After a failure: what the namespace looks like, and what the operator said last.
+    pub fn show_state(&self) {
+        for what in [
+            &["get", "websocketrollouts,pods"][..],
+            &["logs", "deployment/wsroll-operator", "--tail=20"],
+        ] {
+            let shown = shell::output(self.kubectl().args(what));
+            eprintln!("{}", shown.unwrap_or_else(|error| format!("{error:#}")));
+        }
+    }
+
     /// Takes the rollout back and, as it leaves its pods serving, those as well.
     pub fn remove_rollout(&self) -> Result<()> {
         let delete = ["delete", "--ignore-not-found", "--timeout=120s"];

@@ -147,10 +147,7 @@ impl Row {
                 counts.join(", "),
                 self.down
             ),
-            format!(
-                "moving    {} came back in the last second{failed}{eta}",
-                self.back
-            ),
+            format!("moving    {}/s came back{failed}{eta}", self.back),
         ]
     }
 
