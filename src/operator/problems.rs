@@ -15,7 +15,7 @@ use super::observe::parent;
 use crate::api::{ANNOTATION_ACKNOWLEDGE, ValidatedRollout, WebSocketRollout};
 use crate::engine::evidence::{ProbeEvidence, ProbeTarget};
 use crate::engine::observed::Problem;
-use crate::traffic::conflicts::{self, Claim};
+use crate::traffic::conflicts::{self, Claim, Contested};
 use crate::traffic::gateway_api::HTTPRoute;
 use crate::traffic::{http_route, slots};
 use crate::workload::replica_set;
@@ -33,8 +33,15 @@ pub async fn find(
     routes: &[HTTPRoute],
     memory: &Mutex<Memory>,
 ) -> Result<Vec<Problem>> {
-    let mut found = routes_problems(rollout, routes);
-    found.extend(contested(ctx, live, rollout));
+    let contested = contested(ctx, live, rollout);
+    // Of a route that belongs to another rollout there is nothing more to say.
+    let free: Vec<HTTPRoute> = routes
+        .iter()
+        .filter(|r| !contested.iter().any(|c| c.route == r.name_any()))
+        .cloned()
+        .collect();
+    let mut found = routes_problems(rollout, routes, &free);
+    found.extend(contested.iter().map(contested_problem));
     found.extend(foreign_services(live, rollout, services));
     found.extend(taken_slots(rollout, services));
     found.extend(missing_token(ctx, rollout).await?);
@@ -43,7 +50,8 @@ pub async fn find(
     Ok(found)
 }
 
-fn routes_problems(rollout: &ValidatedRollout, routes: &[HTTPRoute]) -> Vec<Problem> {
+/// Routes of the spec that are not there, and `free` ones (those that are no other rollout's) that cannot be used.
+fn routes_problems(rollout: &ValidatedRollout, routes: &[HTTPRoute], free: &[HTTPRoute]) -> Vec<Problem> {
     let ours = slots::service_names(&rollout.name);
     let wanted = &rollout.spec.traffic.routes;
     let missing = wanted.iter().filter(|w| !routes.iter().any(|r| r.name_any() == w.name)).map(|w| Problem {
@@ -55,7 +63,7 @@ fn routes_problems(rollout: &ValidatedRollout, routes: &[HTTPRoute]) -> Vec<Prob
             ours.join(", ")
         ),
     });
-    let wrong = routes.iter().filter_map(|route| {
+    let wrong = free.iter().filter_map(|route| {
         let error = http_route::validate(route, &ours, rollout.spec.traffic.port).err()?;
         Some(Problem {
             reason: "ForeignBackend",
@@ -71,7 +79,7 @@ fn routes_problems(rollout: &ValidatedRollout, routes: &[HTTPRoute]) -> Vec<Prob
 }
 
 /// A route belongs to the rollout that was there first.
-fn contested(ctx: &Context, live: &WebSocketRollout, rollout: &ValidatedRollout) -> Vec<Problem> {
+fn contested(ctx: &Context, live: &WebSocketRollout, rollout: &ValidatedRollout) -> Vec<Contested> {
     let claim = |r: &WebSocketRollout| Claim {
         rollout: r.name_any(),
         created: r.creation_timestamp().map(|t| t.0),
@@ -93,15 +101,16 @@ fn contested(ctx: &Context, live: &WebSocketRollout, rollout: &ValidatedRollout)
         .map(claim)
         .collect();
     conflicts::contested_routes(&claim(live), &others)
-        .into_iter()
-        .map(|c| Problem {
-            reason: "RouteContested",
-            message: format!(
-                "HTTPRoute {:?} belongs to the rollout {:?} already; give each rollout a route of its own",
-                c.route, c.holder
-            ),
-        })
-        .collect()
+}
+
+fn contested_problem(contested: &Contested) -> Problem {
+    Problem {
+        reason: "RouteContested",
+        message: format!(
+            "HTTPRoute {:?} belongs to the rollout {:?} already; give each rollout a route of its own",
+            contested.route, contested.holder
+        ),
+    }
 }
 
 fn foreign_services(
