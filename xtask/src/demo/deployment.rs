@@ -1,6 +1,9 @@
 //! The same service, the same change, the ordinary way: a Deployment's rolling update.
 
-use std::{process::Stdio, time::Duration};
+use std::{
+    process::{Child, Stdio},
+    time::Duration,
+};
 
 use anyhow::{Context as _, Result, ensure};
 
@@ -8,7 +11,6 @@ use super::{
     figures::Side,
     load::Load,
     manifests::{PLAIN, Version},
-    release::await_sessions,
     setup::{Stage, patience},
     table::{Row, Table},
 };
@@ -16,6 +18,12 @@ use crate::{
     shell,
     wait::{self, Stopwatch},
 };
+
+/// How long sessions may take to come back after the update.
+const STRAGGLERS: Duration = Duration::from_secs(60);
+
+/// `kubectl rollout status`, in the background. Dropping it ends it.
+struct Update(Child);
 
 /// Plays it.
 pub fn play(stage: &Stage) -> Result<Side> {
@@ -27,44 +35,66 @@ pub fn play(stage: &Stage) -> Result<Side> {
     // Its pods know no revision: the service gives the version's name instead.
     let names = [&old, &new].map(|version| (version.name.to_owned(), version.name.to_owned()));
 
-    stage.apply(&stage.deployment(&new))?;
     let clock = Stopwatch::start();
-    let mut update = stage
-        .kubectl()
-        .args(["rollout", "status", "deployment", PLAIN, "--watch"])
-        .stdout(Stdio::null())
-        .stderr(Stdio::null())
-        .spawn()
-        .context("failed to watch the Deployment")?;
+    stage.apply(&stage.deployment(&new))?;
+    let mut update = Update::watch(stage)?;
     let mut table = Table::new(stage.voice);
-    loop {
-        let ended = update.try_wait().context("failed to watch the Deployment")?;
-        let line = load.now();
-        if line.is_err() || clock.elapsed() > patience(stage.size.pods) {
-            // Not ours to leave behind, whatever happened.
-            let _ = update.kill();
-            let _ = update.wait();
+    let mut updated: Option<Stopwatch> = None;
+    let (row, there) = loop {
+        let line = load.now()?;
+        if updated.is_none() && update.is_done()? {
+            updated = Some(Stopwatch::start());
         }
+        ensure!(
+            updated.is_some() || clock.elapsed() < patience(stage.size.pods),
+            "the Deployment's update does not end"
+        );
         let row = Row {
-            phase: "Updating".to_owned(),
-            ..Row::of_load(clock.elapsed(), &line?, &names)
+            phase: if updated.is_some() { "Updated" } else { "Updating" }.to_owned(),
+            ..Row::of_load(clock.elapsed(), &line, &names)
         };
-        if let Some(status) = ended {
-            ensure!(status.success(), "the Deployment's update failed: {status}");
-            break;
+        let there = line.revisions.get(new.name).copied().unwrap_or_default();
+        if updated.is_some_and(|since| there >= stage.size.sessions || since.elapsed() > STRAGGLERS) {
+            break (row, there);
         }
         table.show(&row);
         wait::sleep(Duration::from_millis(500));
-    }
-    let there = await_sessions(stage, &mut load, new.name, Duration::from_secs(60))?;
-    let took = clock.elapsed();
-    table.end(&Row {
-        phase: "Updated".to_owned(),
-        ..Row::of_load(took, &load.now()?, &names)
-    });
+    };
+    table.end(&row);
     let summary = load.leave()?;
     Ok(Side {
-        release_s: took.as_secs_f64(),
+        release_s: row.elapsed.as_secs_f64(),
         ..Side::of(&summary, there)
     })
+}
+
+// === impl Update ===
+
+impl Update {
+    fn watch(stage: &Stage) -> Result<Self> {
+        stage
+            .kubectl()
+            .args(["rollout", "status", "deployment", PLAIN, "--watch"])
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .map(Self)
+            .context("failed to watch the Deployment")
+    }
+
+    /// Whether all pods are new and ready.
+    fn is_done(&mut self) -> Result<bool> {
+        let Some(status) = self.0.try_wait().context("failed to watch the Deployment")? else {
+            return Ok(false);
+        };
+        ensure!(status.success(), "the Deployment's update failed: {status}");
+        Ok(true)
+    }
+}
+
+impl Drop for Update {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
 }

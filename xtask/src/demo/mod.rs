@@ -27,10 +27,11 @@ use crate::{cluster, interrupt, shell, wait::Stopwatch};
 
 /// How to play it.
 #[derive(Debug, Clone, Default, clap::Args)]
-#[command(after_help = "\
-Images and program are built from this checkout. Set WSROLL_E2E_OPERATOR_IMAGE, WSROLL_E2E_SERVER_IMAGE,
-WSROLL_E2E_REDIS_IMAGE and WSROLL_E2E_WSROLL_BIN to use others; in a cluster of your own (KUBECONFIG) the
-images are always those.")]
+#[command(
+    after_help = "Images and program are built from this checkout. To use others, set WSROLL_E2E_OPERATOR_IMAGE, \
+    WSROLL_E2E_SERVER_IMAGE, WSROLL_E2E_REDIS_IMAGE and WSROLL_E2E_WSROLL_BIN; in a cluster of your own (KUBECONFIG) \
+    the images are always those."
+)]
 pub struct Options {
     /// Sessions that users hold [default: 1000, with --fast 200]
     #[arg(long, value_parser = clap::value_parser!(u32).range(20..=15_000))]

@@ -69,8 +69,8 @@ pub fn ship(
 ) -> Result<Ending> {
     let before = watch.now()?.status;
     let stable = before.stable.clone().unwrap_or_default();
-    stage.apply(&stage.rollout(new))?;
     let clock = Stopwatch::start();
+    stage.apply(&stage.rollout(new))?;
     let mut table = Table::new(stage.voice);
     let mut names = vec![(stable, old.name.to_owned())];
     let mut rolling_back = None;

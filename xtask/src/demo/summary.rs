@@ -44,28 +44,20 @@ fn render(lines: &[Comparison]) -> Vec<String> {
         .collect();
     let width = |column: usize| rows.iter().map(|row| row[column].len()).max().unwrap_or(0);
     let widths = [0, 1, 2, 3].map(width);
-    rows.iter()
-        .map(|[what, wsroll, deployment, promise]| {
-            let row = format!(
-                "{what:<0$}  {wsroll:>1$}  {deployment:>2$}  {promise:<3$}",
-                widths[0], widths[1], widths[2], widths[3]
-            );
-            row.trim_end().to_owned()
-        })
-        .zip(rows.iter())
-        .map(|(text, row)| {
-            if row[3].is_empty() {
-                text
-            } else {
-                format!("{text:<0$}", full(widths))
-            }
-        })
-        .collect()
-}
-
-/// Width of a whole row, so that marks stand under each other.
-fn full(widths: [usize; 4]) -> usize {
-    widths.iter().sum::<usize>() + 3 * 2
+    let render = |(place, row): (usize, &[&str; 4])| {
+        let [what, wsroll, deployment, promise] = row;
+        let text = format!(
+            "{what:<0$}  {wsroll:>1$}  {deployment:>2$}  {promise:<3$}",
+            widths[0], widths[1], widths[2], widths[3]
+        );
+        // A mark follows where something is promised.
+        if place == 0 || promise.is_empty() {
+            text.trim_end().to_owned()
+        } else {
+            text
+        }
+    };
+    rows.iter().enumerate().map(render).collect()
 }
 
 #[cfg(test)]
