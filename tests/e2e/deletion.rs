@@ -54,11 +54,17 @@ async fn deleted(name: &str, propagation: PropagationPolicy, operator: bool) {
         let app =
             |version| App::version(version).steps(&json!([{"weight": 50, "pause": {}}, {"weight": 100}]));
         case.serve(&app("v1")).await?;
-        let load = case.load(100).await?;
+        let mut load = case.load(100).await?;
         case.apply(&app("v2")).await?;
         case.until_phase("Paused", HALF_WAY).await?;
+        // The phase is told by the operator, the sessions by the load, a second later: those on their way arrive first.
+        load.until_quiet(Duration::from_secs(3), Duration::from_secs(30))
+            .await?;
         let before = load.now().unwrap().revisions;
-        ensure!(before.len() == 2, "sessions are not on two revisions: {before:?}");
+        ensure!(
+            before.len() == 2 && before.values().sum::<u64>() == 100,
+            "sessions are not on two revisions: {before:?}"
+        );
         let pods = names(case).await?;
 
         if !operator {

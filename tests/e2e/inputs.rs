@@ -238,7 +238,7 @@ async fn an_unreadable_object_does_not_hold_up_the_others() {
         case.apply(&broken).await?;
         stalled_of(case, "broken").await?;
         // A time that the schema takes and no calendar of ours does: as a later version might have written it.
-        let far = json!({"status": {"state": {"healthy": {"since": "9999-12-31T23:59:59-12:00"}}}});
+        let far = json!({"status": {"state": {"initializing": {"since": "9999-12-31T23:59:59-12:00"}}}});
         case.rollouts_raw()
             .patch_status("broken", &PatchParams::default(), &Patch::Merge(&far))
             .await
