@@ -135,11 +135,13 @@ impl Load {
     /// Waits until no session has changed its revision for so long.
     pub async fn until_quiet(&mut self, quiet: Duration, within: Duration) -> Result<()> {
         let seconds = quiet.as_secs() as usize + 1;
+        // What was quiet before says nothing of who is on the way now.
+        let begin = self.ticks.borrow().len();
         let end = tokio::time::Instant::now() + within;
         loop {
             let still = {
                 let ticks = self.ticks.borrow_and_update();
-                let last = &ticks[ticks.len().saturating_sub(seconds)..];
+                let last = &ticks[ticks.len().saturating_sub(seconds).max(begin)..];
                 last.len() == seconds && last.windows(2).all(|pair| pair[0].revisions == pair[1].revisions)
             };
             if still {
