@@ -217,9 +217,8 @@ async fn a_second_rollout_for_a_route_waits() {
         let second = App::version("v1").patch(json!({"metadata": {"name": "second"}}));
         case.apply(&second).await?;
         let (reason, message) = stalled_of(case, "second").await?;
-        // Two things are wrong and both are said: the route leads to the first one's slots, and it is the first one's.
         ensure!(
-            message.contains("belongs to the rollout \"chat\"") && message.contains("second-a"),
+            reason == "RouteContested" && message.contains("belongs to the rollout \"chat\""),
             "{reason}: {message}"
         );
         ensure!(case.snapshot().await? == before, "something was changed");

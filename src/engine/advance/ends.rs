@@ -61,9 +61,11 @@ impl Work<'_> {
             return;
         }
         let pointed = self.obs.slots.get(&release.stable_slot) == Some(&release.stable);
-        // Ready pods that only lack our own label get it back in this very round: the way back does not wait for the next.
+        // Ready pods that only lack our own label get it back in this very round: the way back does not wait for the next. A weight
+        // places new connections, the sessions follow when there is room for them: until then pods may get twice their share of
+        // new ones, which is better than leading users to a version that was found broken.
         let carried = if pointed && stable.in_rotation() > 0 {
-            i32::from(self.limits.carries(stable.ready()))
+            (2 * i32::from(self.limits.carries(stable.ready()))).min(100)
         } else {
             0
         };
