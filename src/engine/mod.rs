@@ -1,6 +1,6 @@
 //! Decide: phases, waves and budget, capacity, verdict. Pure: no client, no clock, no I/O.
 //!
-//! [`plan`] reads one moment of the cluster and says what the status shall be and what is to be done. The same code runs under
+//! [`plan()`] reads one moment of the cluster and says what the status shall be and what is to be done. The same code runs under
 //! the operator and in tests. Every phase can be re-entered from status plus observation: nothing is remembered between calls.
 //!
 //! - `advance`: which phase follows

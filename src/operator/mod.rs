@@ -1,6 +1,6 @@
 //! The reconcile pipeline: observe, plan, apply, report. Only this room knows that there is a Kubernetes.
 //!
-//! - `observe` (with `problems`): one moment of the cluster
+//! - `observe` (with `sessions` and `problems`): one moment of the cluster
 //! - `crate::engine::plan`: what it means
 //! - `publish`: the status that names what will be done, events, metrics
 //! - `apply` (with `probing`): the acts
@@ -16,6 +16,7 @@ mod probing;
 mod problems;
 mod publish;
 mod reconcile;
+mod sessions;
 pub mod shutdown;
 mod watch;
 

@@ -1,24 +1,20 @@
 //! Observe: one moment of the cluster, from the caches, from the pods themselves, and from the probes.
 
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
 use std::sync::Mutex;
 
-use futures_util::{StreamExt as _, stream};
 use k8s_openapi::api::apps::v1::ReplicaSet;
 use k8s_openapi::api::core::v1::{Pod, Service};
 use kube::ResourceExt as _;
-use kube::api::Api;
 
-use super::context::{Context, LastSeen, Memory, lock};
+use super::context::{Context, Memory, lock};
 use super::error::Result;
-use super::problems;
+use super::{problems, sessions};
 use crate::api::status::{Request, State};
-use crate::api::{ANNOTATION_REQUEST, RolloutStatus, SLOTS, ValidatedRollout, WebSocketRollout};
+use crate::api::{ANNOTATION_REQUEST, SLOTS, ValidatedRollout, WebSocketRollout};
 use crate::drain::Token;
-use crate::drain::protocol::{DEFAULT_PORT, DrainState, SessionsReport};
+use crate::drain::protocol::{DrainState, SessionsReport};
 use crate::engine::Observed;
-use crate::engine::evidence::{ProbeEvidence, ProbeFigures, ProbeTarget};
 use crate::engine::observed::{DrainView, PinsView, PodView, RevisionView, RouteView, SessionsView};
 use crate::probe::Seen;
 use crate::traffic::gateway_api::HTTPRoute;
@@ -26,10 +22,7 @@ use crate::traffic::{http_route, pins, slots};
 use crate::workload::labels::{self, Parent};
 use crate::workload::pods::PodFacts;
 use crate::workload::revision::Revision;
-use crate::workload::{replica_set, scale, token};
-
-/// Pods that are asked for their sessions at the same time.
-const POLLS: usize = 32;
+use crate::workload::{replica_set, scale};
 
 /// The objects that a round decides on and acts on.
 pub struct Scene {
@@ -66,15 +59,15 @@ pub async fn observe(
         .into_iter()
         .filter(|p| p.namespace().as_deref() == Some(namespace) && is_ours(p.labels(), &rollout.name))
         .collect();
-    let tokens = tokens(ctx, &rollout, sets.keys(), memory).await?;
-    let reports = poll(ctx, &pods, &tokens).await;
+    let tokens = sessions::tokens(ctx, &rollout, sets.keys(), memory).await?;
+    let reports = sessions::poll(ctx, &pods, &tokens).await;
     let facts: BTreeMap<String, PodFacts> = pods
         .iter()
         .filter_map(|p| PodFacts::of(p))
         .map(|f| (f.uid.clone(), f))
         .collect();
     let status = live.status.clone().unwrap_or_default();
-    count_unannounced(memory, &status, &facts, &reports);
+    sessions::count_unannounced(memory, &status, &facts, &reports);
 
     let services = in_namespace(&ctx.stores.services.state(), namespace);
     let routes = in_namespace(&ctx.stores.routes.state(), namespace);
@@ -116,7 +109,7 @@ pub async fn observe(
         Some(Seen::Fleet(evidence)) => (None, evidence),
         None => (None, Vec::new()),
     };
-    count_probes(ctx, &rollout, memory, &evidence);
+    sessions::count_probes(ctx, &rollout, memory, &evidence);
     if waiting {
         problems.extend(problems::probes_fail(&rollout, &evidence));
     }
@@ -199,179 +192,6 @@ fn replica_sets(ctx: &Context, namespace: &str, rollout: &str) -> BTreeMap<Strin
         .filter(|set| set.namespace().as_deref() == Some(namespace) && is_ours(set.labels(), rollout))
         .filter_map(|set| Some((replica_set::revision_of(&set)?.to_owned(), (*set).clone())))
         .collect()
-}
-
-/// Reads the drain tokens that are not known yet. A revision whose Secret is gone stays without: its pods are unknown.
-async fn tokens(
-    ctx: &Context,
-    rollout: &ValidatedRollout,
-    revisions: impl Iterator<Item = &String>,
-    memory: &Mutex<Memory>,
-) -> Result<BTreeMap<String, Token>> {
-    let secrets: Api<k8s_openapi::api::core::v1::Secret> =
-        Api::namespaced(ctx.client.clone(), &rollout.namespace);
-    let mut known = BTreeMap::new();
-    for revision in revisions {
-        let cached = lock(memory).tokens.get(revision).cloned();
-        let found = if cached.is_some() {
-            cached
-        } else {
-            {
-                let name = labels::token_name(&rollout.name, revision);
-                ctx.read("read a drain token", secrets.get_opt(&name))
-                    .await?
-                    .as_ref()
-                    .and_then(token::read)
-            }
-        };
-        if let Some(token) = found {
-            lock(memory).tokens.insert(revision.clone(), token.clone());
-            known.insert(revision.clone(), token);
-        }
-    }
-    Ok(known)
-}
-
-/// Asks every running pod for its sessions. Who does not answer is unknown; whose container does not run has none.
-async fn poll(
-    ctx: &Context,
-    pods: &[std::sync::Arc<Pod>],
-    tokens: &BTreeMap<String, Token>,
-) -> BTreeMap<String, SessionsReport> {
-    let mut reports = BTreeMap::new();
-    let mut asked = Vec::new();
-    for pod in pods {
-        let Some(facts) = PodFacts::of(pod) else { continue };
-        if !is_running(pod) {
-            reports.insert(facts.uid, nothing_runs());
-            continue;
-        }
-        let token = facts.revision.as_ref().and_then(|revision| tokens.get(revision));
-        if let (Some(ip), Some(token)) = (facts.ip, token) {
-            asked.push(ask(ctx, facts.uid, SocketAddr::new(ip, DEFAULT_PORT), token));
-        }
-    }
-    let answers: Vec<_> = stream::iter(asked).buffer_unordered(POLLS).collect().await;
-    reports.extend(answers.into_iter().flatten());
-    reports
-}
-
-async fn ask(
-    ctx: &Context,
-    uid: String,
-    address: SocketAddr,
-    token: &Token,
-) -> Option<(String, SessionsReport)> {
-    match ctx.drain.sessions(address, token).await {
-        Ok(report) => Some((uid, report)),
-        Err(error) => {
-            tracing::debug!(%address, category = error.category(), "sessions are unknown");
-            None
-        }
-    }
-}
-
-/// Whether any container of the pod runs: sockets need a process.
-fn is_running(pod: &Pod) -> bool {
-    let Some(status) = &pod.status else { return false };
-    let containers = status.container_statuses.as_deref().unwrap_or_default();
-    containers
-        .iter()
-        .any(|c| c.state.as_ref().is_some_and(|s| s.running.is_some()))
-}
-
-fn nothing_runs() -> SessionsReport {
-    SessionsReport {
-        instance: None,
-        revision: None,
-        open: 0,
-        accepting: None,
-        totals: None,
-        drain: None,
-    }
-}
-
-/// Counts sessions that ended with their process: on pods that vanished, and on pods that started anew. A new revision that no
-/// user was ever led to carries probes only, and they know by themselves what was announced.
-fn count_unannounced(
-    memory: &Mutex<Memory>,
-    status: &RolloutStatus,
-    facts: &BTreeMap<String, PodFacts>,
-    reports: &BTreeMap<String, SessionsReport>,
-) {
-    let hidden = status
-        .release
-        .as_ref()
-        .filter(|r| !r.exposed)
-        .map(|r| r.canary.as_str());
-    let mut memory = lock(memory);
-    let mut lost = 0;
-    memory.pods.retain(|uid, last| {
-        let there = facts.contains_key(uid);
-        if !there && last.revision.as_deref() != hidden {
-            lost += last.open;
-        }
-        there
-    });
-    for (uid, report) in reports {
-        let revision = facts.get(uid).and_then(|f| f.revision.clone());
-        let counts = revision.as_deref() != hidden;
-        let now = LastSeen {
-            instance: report.instance.clone().unwrap_or_default(),
-            revision,
-            open: report.open,
-        };
-        if let Some(last) = memory.pods.insert(uid.clone(), now)
-            && Some(&last.instance) != report.instance.as_ref()
-            && !last.instance.is_empty()
-            && counts
-        {
-            lost += last.open;
-        }
-    }
-    memory.unannounced += lost;
-}
-
-/// Counts what the probes have seen since they were last counted: for the metrics, and the unannounced ends for the release.
-fn count_probes(
-    ctx: &Context,
-    rollout: &ValidatedRollout,
-    memory: &Mutex<Memory>,
-    evidence: &[ProbeEvidence],
-) {
-    let mut memory = lock(memory);
-    for seen in evidence {
-        // A run is known by its beginning: counts start anew with it.
-        let counted = memory.counted_probes.entry(seen.target.to_string()).or_default();
-        if counted.0 != seen.since {
-            *counted = (seen.since, ProbeFigures::default());
-        }
-        let before = std::mem::replace(&mut counted.1, seen.total.clone());
-        let target = match seen.target {
-            ProbeTarget::Stable => "stable",
-            ProbeTarget::Canary => "canary",
-        };
-        let (namespace, name, metrics) = (&rollout.namespace, &rollout.name, &ctx.metrics.probe);
-        metrics.attempts(
-            namespace,
-            name,
-            target,
-            seen.total.attempts.saturating_sub(before.attempts),
-        );
-        let unannounced = seen.total.unannounced.saturating_sub(before.unannounced);
-        let kinds = [
-            ("reconnect", seen.total.failed.saturating_sub(before.failed)),
-            (
-                "stateLost",
-                seen.total.state_lost.saturating_sub(before.state_lost),
-            ),
-            ("unannounced", unannounced),
-        ];
-        for (kind, count) in kinds {
-            metrics.failures(namespace, name, target, kind, count);
-        }
-        memory.unannounced += unannounced;
-    }
 }
 
 fn views(
