@@ -53,11 +53,6 @@ pub fn set(
     changed
 }
 
-/// Removes a condition.
-pub fn clear(conditions: &mut Vec<Condition>, type_: &str) {
-    conditions.retain(|c| c.type_ != type_);
-}
-
 /// Whether a condition is there and true.
 pub fn is_true(conditions: &[Condition], type_: &str) -> bool {
     conditions.iter().any(|c| c.type_ == type_ && c.status == "True")

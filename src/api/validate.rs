@@ -4,8 +4,8 @@
 use k8s_openapi::api::core::v1::PodTemplateSpec;
 use kube::ResourceExt as _;
 
+use super::GROUP;
 use super::spec::{Budget, MoveSessions, WebSocketRollout, WebSocketRolloutSpec};
-use super::{GROUP, SLOTS};
 
 /// The longest name of a rollout: `<name>-<hash>-token` and pods' names stay within Kubernetes' 63 characters.
 pub const MAX_NAME: usize = 40;
@@ -94,16 +94,6 @@ impl ValidatedRollout {
             template: PodTemplateSpec::default(),
             spec: rollout.spec.clone(),
         }
-    }
-
-    /// Name of a slot's Service.
-    pub fn slot_service(&self, slot: &str) -> String {
-        format!("{}-{slot}", self.name)
-    }
-
-    /// The slots in their order.
-    pub fn slots() -> impl Iterator<Item = &'static str> {
-        SLOTS.into_iter()
     }
 }
 

@@ -18,8 +18,6 @@ const ROLES: [&str; 3] = ["stable", "canary", "old"];
 /// What can become of a session in a drain.
 const FATES: [&str; 4] = ["notified", "closed", "forced", "returned"];
 
-type Histograms<L> = Family<L, Histogram, fn() -> Histogram>;
-
 /// All metrics of the operator. Clones share the values.
 #[derive(Clone, Debug)]
 pub struct Metrics {
@@ -58,7 +56,6 @@ pub struct RolloutMetrics {
 pub struct ProbeMetrics {
     attempts: Family<TargetLabels, Counter>,
     failures: Family<FailureLabels, Counter>,
-    reconnect: Histograms<TargetLabels>,
 }
 
 /// Observes how long a reconcile took when it is dropped.
@@ -383,16 +380,7 @@ impl ProbeMetrics {
         );
         let failures = Family::default();
         registry.register("failures", "Failed probes by kind", failures.clone());
-        // 10 ms to 20 s around the promised 5, 10 and 30 s.
-        let reconnect: Histograms<TargetLabels> =
-            Family::new_with_constructor(|| Histogram::new(exponential_buckets(0.01, 2.0, 12)));
-        let help = "From the first dial of a reconnect to the first message of the restored session";
-        registry.register_with_unit("reconnect", help, Unit::Seconds, reconnect.clone());
-        Self {
-            attempts,
-            failures,
-            reconnect,
-        }
+        Self { attempts, failures }
     }
 
     /// Counts attempts at a target: `stable` or `canary`.
@@ -424,13 +412,6 @@ impl ProbeMetrics {
                 kind,
             })
             .inc_by(count);
-    }
-
-    /// Observes the time of a reconnect, milliseconds.
-    pub fn reconnected(&self, namespace: &str, rollout: &str, target: &'static str, took_ms: u64) {
-        self.reconnect
-            .get_or_create(&TargetLabels::new(namespace, rollout, target))
-            .observe(took_ms as f64 / 1000.0);
     }
 }
 
@@ -489,7 +470,6 @@ mod tests {
         );
         metrics.probe.attempts("prod", "chat", "canary", 4);
         metrics.probe.failures("prod", "chat", "canary", "timeout", 2);
-        metrics.probe.reconnected("prod", "chat", "canary", 250);
         let text = text(&registry);
         for line in [
             "wsroll_reconciles_total{result=\"ok\"} 1",
@@ -500,7 +480,6 @@ mod tests {
             "wsroll_drain_sessions{namespace=\"prod\",rollout=\"chat\",fate=\"forced\"} 1",
             "wsroll_probe_attempts_total{namespace=\"prod\",rollout=\"chat\",target=\"canary\"} 4",
             "wsroll_probe_failures_total{namespace=\"prod\",rollout=\"chat\",target=\"canary\",kind=\"timeout\"} 2",
-            "wsroll_probe_reconnect_seconds_count{namespace=\"prod\",rollout=\"chat\",target=\"canary\"} 1",
         ] {
             assert!(text.contains(line), "{line} is not in\n{text}");
         }
