@@ -1,6 +1,7 @@
 //! The custom resource: spec, status, conditions, validation. No I/O.
 
 pub mod conditions;
+mod drain;
 pub mod quantity;
 pub mod spec;
 pub mod status;

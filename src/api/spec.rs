@@ -6,6 +6,10 @@ use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+pub use super::drain::{
+    Budget, CloseCodes, Drain, DrainMode, HintKind, IdFrom, Limits, Notice, NoticeFormat, OnDeadline,
+    SessionIdentity, SessionsFrom, Sidecar, SidecarNotice, Via,
+};
 use super::quantity::{Count, Span};
 use super::status::RolloutStatus;
 
@@ -107,6 +111,10 @@ pub struct Traffic {
     #[schemars(length(min = 1, max = 8))]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["name".to_string()]))]
     pub routes: Vec<RouteRef>,
+    /// How many revisions may hold sessions at one time. A release waits while older ones still hold sessions that nobody may cut (`drain.mode: Leave`).
+    #[serde(default = "default_slots")]
+    #[schemars(range(min = 3, max = 8))]
+    pub slots: u8,
 }
 
 /// An HTTPRoute by name.
@@ -145,81 +153,15 @@ pub struct Pause {
 /// How live sessions follow a weight.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub enum MoveSessions {
-    /// `Pinned` where `drain.notice.hint` allows it, else `None`.
+    /// The first that fits: `Pinned` where `drain.notice.hint` allows it, `Window` where the gateway follows within 2 s and the new
+    /// revision can carry what may come, else `None`. Status shows which, and why.
     #[default]
     Auto,
     /// Asked sessions come back with a hint in their URL that the route matches: each is moved once, to the new revision.
     Pinned,
+    /// While a wave's clients come back, at most 10 s, the new revision gets every new connection: nothing is needed of the client.
+    Window,
     /// Nobody is moved at this step; the last step moves all, once.
-    None,
-}
-
-/// How live sessions are asked to leave a pod.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "camelCase")]
-pub struct Drain {
-    /// How many sessions may be moved per second.
-    #[serde(default)]
-    pub budget: Budget,
-    /// How long a pod may take to become empty, counted from its first order. The clock stands still while the operator is away.
-    #[serde(default = "default_drain_deadline")]
-    pub deadline: Span,
-    /// What happens to sessions that are still there at the deadline.
-    #[serde(default)]
-    pub on_deadline: OnDeadline,
-    /// What the sessions are told.
-    #[serde(default)]
-    pub notice: Notice,
-}
-
-/// How many sessions may be moved per second, over all pods.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
-#[serde(rename_all = "camelCase")]
-#[x_kube(validation = Rule::new("!(has(self.connectsPerSecond) && has(self.overDuration))").message("give connectsPerSecond or overDuration, not both"))]
-pub struct Budget {
-    /// First connects of drained sessions per second, never exceeded in any aligned second. wsroll runs at 0.9 of it.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(range(min = 1, max = 100_000))]
-    pub connects_per_second: Option<u32>,
-    /// Spread the move of all sessions over this time, at most 50 per second. 15m where neither field is given.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub over_duration: Option<Span>,
-}
-
-/// What happens to sessions that are still there at a deadline.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-pub enum OnDeadline {
-    /// They stay, and a condition says so.
-    #[default]
-    Wait,
-    /// They are closed, at the rate of the budget.
-    Close,
-}
-
-/// What sessions are told when they are asked to move.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, KubeSchema)]
-#[serde(rename_all = "camelCase")]
-pub struct Notice {
-    /// The close code that ends a moved session. 1012 means `service restart`; 1000 would tell clients to stay away.
-    #[serde(default = "default_close_code")]
-    #[schemars(range(min = 1001, max = 4999))]
-    #[x_kube(validation = Rule::new("self == 1001 || self == 1012 || self == 1013 || self >= 3000").message("a close code that an endpoint may send: 1001, 1012, 1013 or 3000 to 4999"))]
-    pub close_code: u16,
-    /// The most time between a session's notice and its place.
-    #[serde(default = "default_reconnect_window")]
-    pub reconnect_window: Span,
-    /// How a session's next connection is led to the right revision.
-    #[serde(default)]
-    pub hint: HintKind,
-}
-
-/// How a session's next connection is led to the right revision.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-pub enum HintKind {
-    /// A query parameter `wsroll=…` that clients append to their URL; the pins route matches it.
-    Query,
-    /// No hint: sessions move once, at the last step.
-    #[default]
     None,
 }
 
@@ -317,6 +259,9 @@ pub struct Thresholds {
     /// Sessions whose state was not restored: the probes', and the users' as the pods report them.
     #[serde(default = "default_state_loss")]
     pub state_loss: CountThreshold,
+    /// Sessions of users that came back after they were moved, against how many come back on the old revision: phones sleep, so by default it only warns.
+    #[serde(default)]
+    pub users_return: ReturnThreshold,
     /// Probe sessions on the new revision that were cut without any announcement.
     #[serde(default = "default_emergencies")]
     pub unannounced_disconnects: CountThreshold,
@@ -356,6 +301,26 @@ pub struct SuccessThreshold {
     pub min_samples: u32,
     /// What happens below the floor.
     #[serde(default)]
+    pub action: BreachAction,
+}
+
+/// A floor for the share of moved users that come back, relative to the natural return rate on the old revision.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct ReturnThreshold {
+    /// So many percentage points below the return rate on stable is a breach.
+    #[serde(default = "default_return_drop")]
+    #[schemars(range(min = 1, max = 100))]
+    pub max_drop_percent: u8,
+    /// How long a moved session is waited for before it counts as not returned.
+    #[serde(default = "default_return_within")]
+    pub within: Span,
+    /// Fewer moved sessions than this decide nothing.
+    #[serde(default = "default_return_samples")]
+    #[schemars(range(min = 1, max = 100_000))]
+    pub min_samples: u32,
+    /// What happens below the floor.
+    #[serde(default = "default_warn")]
     pub action: BreachAction,
 }
 
@@ -464,6 +429,10 @@ fn default_pause() -> Pause {
     }
 }
 
+const fn default_slots() -> u8 {
+    3
+}
+
 const fn default_progress_deadline() -> Span {
     Span::secs(600)
 }
@@ -472,24 +441,12 @@ const fn default_rollback_window() -> Span {
     Span::secs(48 * 3600)
 }
 
-const fn default_drain_deadline() -> Span {
-    Span::secs(1800)
-}
-
 const fn default_rollback_deadline() -> Span {
     Span::secs(600)
 }
 
 const fn default_pause_deadline() -> Span {
     Span::secs(3600)
-}
-
-const fn default_close_code() -> u16 {
-    1012
-}
-
-const fn default_reconnect_window() -> Span {
-    Span::secs(5)
 }
 
 const fn default_probe_sessions() -> u32 {
@@ -542,33 +499,28 @@ const fn default_state_loss() -> CountThreshold {
     }
 }
 
+const fn default_return_drop() -> u8 {
+    10
+}
+
+const fn default_return_within() -> Span {
+    Span::secs(30)
+}
+
+const fn default_return_samples() -> u32 {
+    50
+}
+
+const fn default_warn() -> BreachAction {
+    BreachAction::Warn
+}
+
 const fn default_max_surge() -> Count {
     Count::Percent(25)
 }
 
 const fn default_min_ready_percent() -> u8 {
     100
-}
-
-impl Default for Drain {
-    fn default() -> Self {
-        Self {
-            budget: Budget::default(),
-            deadline: default_drain_deadline(),
-            on_deadline: OnDeadline::default(),
-            notice: Notice::default(),
-        }
-    }
-}
-
-impl Default for Notice {
-    fn default() -> Self {
-        Self {
-            close_code: default_close_code(),
-            reconnect_window: default_reconnect_window(),
-            hint: HintKind::default(),
-        }
-    }
 }
 
 impl Default for Rehearsal {
@@ -587,6 +539,7 @@ impl Default for Thresholds {
             reconnect_time: TimeThreshold::default(),
             failures_in_a_row: default_emergencies(),
             state_loss: default_state_loss(),
+            users_return: ReturnThreshold::default(),
             unannounced_disconnects: default_emergencies(),
         }
     }
@@ -610,6 +563,17 @@ impl Default for TimeThreshold {
             above_baseline_percent: default_above_baseline(),
             noise: default_noise(),
             action: BreachAction::default(),
+        }
+    }
+}
+
+impl Default for ReturnThreshold {
+    fn default() -> Self {
+        Self {
+            max_drop_percent: default_return_drop(),
+            within: default_return_within(),
+            min_samples: default_return_samples(),
+            action: default_warn(),
         }
     }
 }

@@ -7,7 +7,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::spec::{Drain, Rollback, Step, Thresholds};
+use super::spec::{Drain, Rollback, Step, Thresholds, Via};
 
 /// Where a rollout is.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -56,6 +56,10 @@ pub struct RolloutStatus {
     /// The wave that is under way: named here before its first order.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub wave: Option<Wave>,
+    /// Revisions whose last sessions nobody may cut.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 8))]
+    pub leaving: Vec<Leaving>,
     /// The last verdict, in one sentence with its numbers.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub verdict: Option<Verdict>,
@@ -241,6 +245,12 @@ pub struct Release {
     pub steps: Vec<Step>,
     /// Drain settings, as they were when it began.
     pub drain: Drain,
+    /// Who lets the old revision's sessions go: `Protocol`, `Sidecar` or `Signal`; absent until its pods were asked.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub via: Option<Via>,
+    /// Whether somebody accepted that `Auto` falls to `Signal`.
+    #[serde(default)]
+    pub signal_accepted: bool,
     /// Rollback settings, as they were when it began.
     pub rollback: Rollback,
     /// Thresholds, as they were when it began.
@@ -345,9 +355,107 @@ pub struct DrainStatus {
     /// Seconds until the wave ends at that rate.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub eta_seconds: Option<i64>,
-    /// Seconds in which waves were under way, from first order to last empty pod.
+    /// Milliseconds in which waves were under way, from first order to last empty pod.
     #[serde(default)]
     pub active_ms: i64,
+    /// What holds the pace below the budget; absent where nothing does.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pace: Option<Pace>,
+    /// What became of the sessions that were moved; absent where the pods do not tell.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub returned: Option<Returned>,
+}
+
+/// The adaptive part of a budget: additive increase, multiplicative decrease.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Pace {
+    /// Sessions per second that reconnects are seen to bear now, at most the budget.
+    pub limit: f64,
+    /// Why it is below the budget, in one sentence with its numbers.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+    /// When it was last lowered.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lowered_at: Option<Timestamp>,
+    /// When it was last changed.
+    pub changed_at: Timestamp,
+}
+
+/// What became of moved sessions, by the pods' own account: identities are matched as keyed hashes.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Returned {
+    /// Moved sessions whose return is followed.
+    pub moved: i64,
+    /// Of them, those that came back.
+    pub back: i64,
+    /// Of those, on the revision they were moved to.
+    pub on_target: i64,
+    /// Of those, on the wrong revision: left for the final wave instead of being moved twice.
+    pub strays: i64,
+    /// Of those that came back, with their state, as far as the pods tell.
+    pub resumed: i64,
+    /// Of those that came back, without their state.
+    pub not_resumed: i64,
+    /// Not back within `thresholds.usersReturn.within`.
+    pub missing: i64,
+    /// Closed at once because their client had been silent; outside of the rate.
+    pub dormant: i64,
+    /// Median time from the release to the return, milliseconds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub p50_ms: Option<i64>,
+    /// 95th percentile of the same.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub p95_ms: Option<i64>,
+    /// Share of sessions that leave the old revision by themselves and come back in the same time, in percent: what moved ones are judged against.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub natural_percent: Option<f64>,
+    /// Share of the sessions that is followed, in percent; below 100 the counts above are of a sample.
+    #[serde(default = "whole")]
+    pub sampled_percent: f64,
+    /// Events that pods dropped before they were read.
+    #[serde(default)]
+    pub lost_events: i64,
+}
+
+/// A revision that is no part of a release any more and still holds sessions that nobody may cut (`drain.mode: Leave`).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Leaving {
+    /// Hash of the revision.
+    pub revision: String,
+    /// Since when its sessions are waited for.
+    pub since: Timestamp,
+    /// Time that its sessions have been waited for under an operator, milliseconds: the deadline counts by it.
+    #[serde(default)]
+    pub elapsed_ms: i64,
+    /// When `elapsedMs` was last added to.
+    pub ticked_at: Timestamp,
+    /// Open sessions on the pods that answer.
+    #[serde(default)]
+    pub sessions: i64,
+    /// Pods whose sessions are not known.
+    #[serde(default)]
+    pub unknown: i32,
+    /// Age of the oldest session, seconds, where the pods tell.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub oldest_seconds: Option<i64>,
+}
+
+/// An open window: while a wave's clients come back, the new revision gets every new connection. Written before it is opened.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Window {
+    /// The step's weight, which comes back when it closes.
+    pub weight: i32,
+    /// When it was asked to be opened.
+    pub since: Timestamp,
+    /// When the gateway was seen to follow.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub open_since: Option<Timestamp>,
+    /// When it is closed at the latest.
+    pub until: Timestamp,
 }
 
 /// Pods whose sessions are being moved together.
@@ -370,6 +478,9 @@ pub struct Wave {
     pub elapsed_ms: i64,
     /// When `elapsedMs` was last added to.
     pub ticked_at: Timestamp,
+    /// The window in which its clients come back, where it moves by one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub window: Option<Window>,
     /// Whether the pods leave rotation first; not so where the whole revision has weight 0.
     pub leave_rotation: bool,
     /// The pods.
@@ -410,6 +521,9 @@ pub struct WavePod {
     /// The wave's `elapsedMs` when its first order was due.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ordered_ms: Option<i64>,
+    /// The wave's `elapsedMs` when the lease of its last order ends: until then it may be at work, whether it answers or not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub leased_ms: Option<i64>,
     /// When its sessions were gone.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub done_at: Option<Timestamp>,
@@ -525,6 +639,10 @@ pub enum Verb {
     Abort,
     /// Try a rejected template again.
     Retry,
+}
+
+fn whole() -> f64 {
+    100.0
 }
 
 /// Weights by slot letter.

@@ -273,6 +273,7 @@ mod tests {
         assert!((spread.per_second(1) - 1.0).abs() < f64::EPSILON, "at least one");
         let fixed = Budget {
             connects_per_second: Some(200),
+            adaptive: true,
             over_duration: None,
         };
         assert!((fixed.per_second(1) - 200.0).abs() < f64::EPSILON);

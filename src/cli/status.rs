@@ -8,7 +8,7 @@ use jiff::{SignedDuration, Timestamp};
 use super::cluster::Target;
 use super::output::{self, Format, table};
 use crate::api::WebSocketRollout;
-use crate::api::status::{DrainStatus, RolloutStatus, State};
+use crate::api::status::{DrainStatus, Pace, RolloutStatus, State};
 
 /// Which rollout to show, and how.
 #[derive(Clone, Debug, Args)]
@@ -147,12 +147,29 @@ fn drain_line(drain: &DrainStatus) -> String {
         rate,
         eta_seconds,
         active_ms: _,
+        pace,
+        returned,
     } = drain;
     let mut line = format!(
         "wave {wave}: {total} to move, {notified} told, {closed_clean} closed, {closed_forced} forced, {rate:.1}/s"
     );
     if let Some(seconds) = eta_seconds {
         let _ = write!(line, ", done in {}", short(SignedDuration::from_secs(*seconds)));
+    }
+    if let Some(Pace {
+        limit,
+        reason: Some(reason),
+        ..
+    }) = pace
+    {
+        let _ = write!(line, "; held at {limit:.1}/s: {reason}");
+    }
+    if let Some(returned) = returned {
+        let _ = write!(
+            line,
+            "; {} of {} came back, {} strays, {} missing",
+            returned.back, returned.moved, returned.strays, returned.missing
+        );
     }
     line
 }

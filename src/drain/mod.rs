@@ -1,6 +1,7 @@
 //! The drain protocol (wire types) and the operator's client of it.
 
 pub mod client;
+pub mod identity;
 pub mod protocol;
 
 pub use client::{DrainClient, Token};

@@ -17,11 +17,17 @@ pub const SESSIONS_PATH: &str = "/wsroll/v1/sessions";
 /// `PUT` a [`DrainOrder`] here; `DELETE {DRAIN_PATH}/{id}` cancels it.
 pub const DRAIN_PATH: &str = "/wsroll/v1/drain";
 
+/// `GET {EVENTS_PATH}?after=N` answers with an [`EventsReport`]. Optional: `404` where it is not implemented.
+pub const EVENTS_PATH: &str = "/wsroll/v1/events";
+
+/// The most events in one answer.
+pub const MAX_EVENTS: usize = 1_000;
+
 /// The close code of a drain when the order does not name one: "service restart" (RFC 6455 registry).
 pub const SERVICE_RESTART: u16 = 1012;
 
 /// What a pod says about its sessions.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct SessionsReport {
     /// Random per process. Another value than before means that the sessions counted before were cut, not
@@ -33,6 +39,12 @@ pub struct SessionsReport {
     pub revision: Option<String>,
     /// Sessions open now: sockets, and polling sessions seen within 60 s.
     pub open: u64,
+    /// Of them, sessions whose client has been silent for two ping intervals: closed without spending budget.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub dormant: Option<u64>,
+    /// Age of the oldest open session, milliseconds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub oldest_ms: Option<u64>,
     /// Whether the pod takes new connections. A draining pod stays ready and accepting.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub accepting: Option<bool>,
@@ -51,6 +63,9 @@ pub struct Totals {
     /// Upgrades accepted.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub accepted: Option<u64>,
+    /// Upgrades refused because the pod could not serve them (`503`, no application, over a limit).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub refused: Option<u64>,
     /// Sessions that came back and found their state.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub resumed: Option<u64>,
@@ -91,6 +106,9 @@ pub struct DrainProgress {
     /// Sessions the application keeps for now (`whenIdle`).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub busy: Option<u64>,
+    /// Sessions closed at once because their client had been silent for two ping intervals.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub dormant: Option<u64>,
     /// The rate in force, sessions per second.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rate_per_second: Option<f64>,
@@ -116,6 +134,78 @@ pub enum DrainState {
     /// A state this version does not know.
     #[serde(other)]
     Unknown,
+}
+
+/// Sessions that a pod released and that arrived at it, oldest first: so every drained session can be accounted for.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct EventsReport {
+    /// As in [`SessionsReport`]: another value means that numbers started anew.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub instance: Option<String>,
+    /// What to ask for next, as `after`.
+    pub next: u64,
+    /// Events after `after` that were dropped before they were read.
+    #[serde(default)]
+    pub lost: u64,
+    /// At most [`MAX_EVENTS`]; more are there where `next` is not the last number.
+    pub events: Vec<SessionEvent>,
+}
+
+/// One session came, or went.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct SessionEvent {
+    /// Its number, rising by one from 1.
+    pub n: u64,
+    /// What happened.
+    pub kind: SessionEventKind,
+    /// The session's identity as [`identity_hash`](crate::drain::identity::hash) makes it: 16 hexadecimal digits, the same on every
+    /// pod of a rollout. Never the identity itself.
+    pub session: String,
+    /// How long ago, milliseconds before this answer: nobody's clock has to be right.
+    pub ago_ms: u64,
+    /// The order under which it was released.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub order: Option<String>,
+    /// How it went, for a released one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub how: Option<ReleasedHow>,
+    /// Whether an arriving one found its state; absent: unknown.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub resumed: Option<bool>,
+}
+
+/// What happened to a session.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum SessionEventKind {
+    /// Its socket, or its polling, ended here.
+    Released,
+    /// It was opened here.
+    Arrived,
+    /// One this version does not know.
+    #[serde(other)]
+    Other,
+}
+
+/// How a session was released.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum ReleasedHow {
+    /// The client left by itself, without an order.
+    Left,
+    /// In its turn, by an order: told or closed.
+    Moved,
+    /// Closed at a deadline.
+    Forced,
+    /// Closed at once under an order: its client had been silent for two ping intervals.
+    Dormant,
+    /// Cut without a close frame, by whichever side.
+    Cut,
+    /// A way this version does not know.
+    #[serde(other)]
+    Other,
 }
 
 /// How the operator asks a pod to let go of its sessions.
@@ -289,6 +379,12 @@ pub struct NoticeReconnect {
     /// Appended to the URL's query.
     #[serde(default)]
     pub query: Option<String>,
+    /// Takes the place of the URL's path.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub path: Option<String>,
+    /// A request header for the reconnect, `name: value`; browsers cannot send one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub header: Option<String>,
 }
 
 /// What a client presents at its reconnect.

@@ -211,6 +211,8 @@ impl Work<'_> {
             canary_slot,
             steps: spec.steps.clone(),
             drain: spec.drain.clone(),
+            via: None,
+            signal_accepted: false,
             rollback: spec.rollback.clone(),
             thresholds: spec.thresholds.clone(),
             pins: Pins {

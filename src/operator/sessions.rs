@@ -100,14 +100,7 @@ fn is_running(pod: &Pod) -> bool {
 }
 
 fn nothing_runs() -> SessionsReport {
-    SessionsReport {
-        instance: None,
-        revision: None,
-        open: 0,
-        accepting: None,
-        totals: None,
-        drain: None,
-    }
+    SessionsReport::default()
 }
 
 /// Counts sessions that ended with their process: on pods that vanished, and on pods that started anew. A new revision that no

@@ -195,6 +195,7 @@ impl Work<'_> {
             ordered_at: None,
             elapsed_ms: 0,
             ticked_at: self.now,
+            window: None,
             leave_rotation,
             pods,
         });

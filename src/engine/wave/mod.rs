@@ -134,6 +134,7 @@ fn blank() -> WavePod {
         count: None,
         left_at: None,
         ordered_ms: None,
+        leased_ms: None,
         done_at: None,
         notified: 0,
         closed_clean: 0,

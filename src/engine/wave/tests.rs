@@ -45,6 +45,7 @@ fn wave(pods: Vec<WavePod>) -> Wave {
         ordered_at: None,
         elapsed_ms: 0,
         ticked_at: at(0),
+        window: None,
         leave_rotation: true,
         pods,
     }
