@@ -181,6 +181,9 @@ pub struct Probes {
     #[schemars(length(min = 3, max = 260))]
     #[x_kube(validation = Rule::new("self.matches('^[^\\\\s/:]+:[0-9]{1,5}$')").message("connectTo is host:port"))]
     pub connect_to: Option<String>,
+    /// What the probes speak.
+    #[serde(default)]
+    pub dialect: ProbeDialect,
     /// How many probe sessions are held per revision.
     #[serde(default = "default_probe_sessions")]
     #[schemars(range(min = 1, max = 200))]
@@ -199,6 +202,16 @@ pub struct Probes {
     /// The bearer token of the probes' user.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub token_from: Option<TokenFrom>,
+}
+
+/// What probes speak.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum ProbeDialect {
+    /// The session protocol of the example service: sessions resume, and their state is compared.
+    #[default]
+    Session,
+    /// Nothing but WebSocket itself, for a service of any protocol: an upgrade whose ping is answered counts as restored; state is not looked at.
+    Ping,
 }
 
 /// Where the probes' bearer token is.

@@ -83,6 +83,7 @@ impl LoadArgs {
         anyhow::ensure!(!say_every.is_zero(), "--say-every: must be above 0");
         anyhow::ensure!(connect_rate > 0.0, "--connect-rate: must be above 0");
         let mut session = SessionConfig::new(service.endpoint(USER_AGENT)?);
+        session.dialect = service.dialect.into();
         session.declare_notice = !no_notice;
         session.make_before_break = make_before_break;
         session.answer_timeout = Some(answer_timeout);

@@ -46,6 +46,7 @@ impl ProbeArgs {
             headers: service.headers()?,
             url: service.url,
             connect_to: service.connect_to,
+            dialect: service.dialect.into(),
             subprotocols: service.subprotocols,
             token: signer.as_ref().and_then(|signer| signer.sign("probe")),
             other_token: signer.as_ref().and_then(|signer| signer.sign("intruder")),

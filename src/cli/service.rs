@@ -1,11 +1,11 @@
 //! Flags that name a service and the user who dials it; `load` and `probe` share them.
 
 use anyhow::Context as _;
-use clap::Args;
+use clap::{Args, ValueEnum};
 use hmac::{Hmac, KeyInit as _, Mac as _};
 use sha2::Sha256;
 
-use crate::session::{Endpoint, Token};
+use crate::session::{Dialect, Endpoint, Token};
 
 /// The service to dial.
 #[derive(Debug, Args)]
@@ -16,6 +16,9 @@ pub struct ServiceArgs {
     /// Dial this address instead; the Host header stays the URL's
     #[arg(long, value_name = "HOST:PORT")]
     pub connect_to: Option<String>,
+    /// What is spoken: `session` resumes and compares state, `ping` needs nothing but WebSocket
+    #[arg(long, value_enum, default_value_t = DialectArg::Session)]
+    pub dialect: DialectArg,
     /// A further request header; may be repeated
     #[arg(long = "header", value_name = "NAME:VALUE")]
     pub headers: Vec<String>,
@@ -28,6 +31,24 @@ pub struct ServiceArgs {
     /// Tier in the signed tokens
     #[arg(long, default_value = "standard")]
     pub tier: String,
+}
+
+/// What is spoken on a socket, as a flag.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum DialectArg {
+    /// The session protocol of the example service
+    Session,
+    /// Pings and pongs
+    Ping,
+}
+
+impl From<DialectArg> for Dialect {
+    fn from(arg: DialectArg) -> Self {
+        match arg {
+            DialectArg::Session => Self::Session,
+            DialectArg::Ping => Self::Ping,
+        }
+    }
 }
 
 /// Signs tokens as `examples/session-server` checks them.

@@ -206,6 +206,8 @@ pub enum ProbePlan {
         canary: String,
         /// Close code that an ordered drain must end with.
         close_code: u16,
+        /// Whether its pods can be asked to let sessions go; not so where only a signal ends them.
+        drains: bool,
     },
     /// Hold sessions and reconnect them.
     Fleet {

@@ -10,10 +10,11 @@ use tokio::time::Instant;
 
 use super::context::{Context, Memory, lock};
 use crate::api::ValidatedRollout;
+use crate::api::spec::ProbeDialect;
 use crate::engine::observed::Look;
 use crate::engine::plan::{LookOrder, ProbePlan};
 use crate::probe::{self, FleetJob, ProbeDial, ProbeJob, ProbeKind, RehearsalJob, RehearsalTimeouts};
-use crate::session::{Pin, Token};
+use crate::session::{Dialect, Pin, Token};
 
 /// How long a read token is good for.
 const TOKEN_AGE: Duration = Duration::from_secs(30);
@@ -38,10 +39,12 @@ pub async fn job(
             canary_pin,
             canary,
             close_code,
+            drains,
         } => {
             let limit = spec.rehearsal.timeout.0;
             let mut job = RehearsalJob::new(Some(pin(stable_pin)?), pin(canary_pin)?, *close_code);
             job.canary_revision = Some(canary.clone());
+            job.drains = *drains;
             job.timeouts = RehearsalTimeouts {
                 restored: limit,
                 exchange: limit,
@@ -88,6 +91,7 @@ fn settings(dial: &ProbeDial) -> impl std::hash::Hash + use<> {
     (
         dial.url.clone(),
         dial.connect_to.clone(),
+        dial.dialect,
         dial.headers.clone(),
         dial.subprotocols.clone(),
         dial.token.as_ref().map(|t| t.reveal().to_owned()),
@@ -158,6 +162,10 @@ async fn dial(ctx: &Context, rollout: &ValidatedRollout, memory: &Mutex<Memory>)
     Some(ProbeDial {
         url: probes.url.clone(),
         connect_to: probes.connect_to.clone(),
+        dialect: match probes.dialect {
+            ProbeDialect::Session => Dialect::Session,
+            ProbeDialect::Ping => Dialect::Ping,
+        },
         headers: probes.headers.clone().into_iter().collect(),
         subprotocols: probes.subprotocols.clone(),
         other_token: token.as_ref().map(Token::tampered),

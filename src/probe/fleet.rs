@@ -66,7 +66,7 @@ impl Company {
         );
         let mut member = Member {
             session,
-            written: Written::default(),
+            written: Written::in_dialect(self.config.dialect),
             recorder: self.recorder.clone(),
             mark: u64::from(place),
             check: Check::Equal,

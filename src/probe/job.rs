@@ -5,7 +5,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 
 use crate::engine::evidence::ProbeTarget;
-use crate::session::{ConfigError, Endpoint, Pin, Profiles, SessionConfig, Token};
+use crate::session::{ConfigError, Dialect, Endpoint, Pin, Profiles, SessionConfig, Token};
 
 /// The `User-Agent` of every probe, so that services can leave them out of their own figures.
 const USER_AGENT: &str = concat!("wsroll-probe/", env!("CARGO_PKG_VERSION"));
@@ -17,6 +17,8 @@ pub struct ProbeDial {
     pub url: String,
     /// `host:port` to dial instead; the `Host` header stays the URL's.
     pub connect_to: Option<String>,
+    /// What is spoken.
+    pub dialect: Dialect,
     /// Further request headers.
     pub headers: Vec<(String, String)>,
     /// Subprotocols to offer.
@@ -62,6 +64,8 @@ pub struct RehearsalJob {
     pub canary_revision: Option<String>,
     /// The code that the drain must close with.
     pub close_code: u16,
+    /// Whether the sessions can be asked to leave; not so where only a signal ends them.
+    pub drains: bool,
     /// Least share of connection attempts that must succeed, in percent.
     pub success_floor_percent: f64,
     /// Bounds.
@@ -111,7 +115,9 @@ impl ProbeDial {
 
     /// Session settings with the defaults.
     pub(super) fn config(&self) -> Result<SessionConfig, ConfigError> {
-        Ok(SessionConfig::new(self.endpoint()?))
+        let mut config = SessionConfig::new(self.endpoint()?);
+        config.dialect = self.dialect;
+        Ok(config)
     }
 }
 
@@ -137,6 +143,7 @@ impl RehearsalJob {
             canary_pin,
             canary_revision: None,
             close_code,
+            drains: true,
             success_floor_percent: 90.0,
             timeouts: RehearsalTimeouts::default(),
         }

@@ -7,7 +7,7 @@ use tokio::time::{Instant, timeout_at};
 
 use super::record::{Recorder, Sample};
 use super::written::Written;
-use crate::session::{End, Event, Failure, Pin, Restored, Session, Welcomed};
+use crate::session::{Dialect, End, Event, Failure, Pin, Restored, Session, Welcomed};
 
 /// A check that did not hold for one session.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -24,6 +24,7 @@ pub(super) type Step<T = ()> = Result<T, Miss>;
 pub(super) struct Walk {
     pub(super) session: Session,
     written: Written,
+    dialect: Dialect,
     /// Where its attempts are counted; stable's are kept apart.
     pub(super) recorder: Recorder,
     mark: u64,
@@ -45,8 +46,9 @@ struct Progress {
 impl Walk {
     pub(super) fn new(session: Session, recorder: Recorder, mark: u64) -> Self {
         Self {
+            written: Written::in_dialect(session.dialect()),
+            dialect: session.dialect(),
             session,
-            written: Written::default(),
             recorder,
             mark,
             under_order: false,
@@ -231,7 +233,8 @@ impl Walk {
         if matches!(end, End::Cut | End::Unanswered) || !(noticed || announced) {
             return Err(self.cut(end, false));
         }
-        if !noticed {
+        // A service that speaks nothing but WebSocket cannot be told that we understand notices: it announces by its code.
+        if !noticed && self.dialect == Dialect::Session {
             return Err(self.cut(end, true));
         }
         if end.code() != close_code {

@@ -51,11 +51,24 @@ pub struct Endpoint {
 #[derive(Clone, PartialEq, Eq)]
 pub struct Pin(pub(super) HeaderValue);
 
+/// What is spoken on a socket.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
+pub enum Dialect {
+    /// The session protocol of `examples/session-server`: sessions resume, and their state is compared.
+    #[default]
+    Session,
+    /// Nothing but WebSocket itself: a ping that is answered is all that is known of a service. There is no state, and
+    /// nothing that could be resumed.
+    Ping,
+}
+
 /// How sessions behave; shared by all sessions of a fleet.
 #[derive(Debug, Clone)]
 pub struct SessionConfig {
     /// Where to dial.
     pub endpoint: Endpoint,
+    /// What is spoken.
+    pub dialect: Dialect,
     /// Declares that the client understands notices.
     pub declare_notice: bool,
     /// Opens the new socket before it lets go of the old one, where a notice allows it.
@@ -188,6 +201,7 @@ impl SessionConfig {
     pub fn new(endpoint: Endpoint) -> Self {
         Self {
             endpoint,
+            dialect: Dialect::default(),
             declare_notice: true,
             make_before_break: false,
             profiles: Profiles::default(),

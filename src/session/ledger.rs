@@ -41,6 +41,17 @@ pub enum Request {
     State,
 }
 
+/// A request that is to go out.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Unsent {
+    /// Its id on the wire.
+    pub id: String,
+    /// Whether its answer is the state.
+    pub reads: bool,
+    /// Its frame in the session protocol.
+    pub text: String,
+}
+
 /// What became of a numbered message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Received {
@@ -115,15 +126,15 @@ impl Ledger {
         self.pending.remove(place).map(|p| (p.number, p.asked_at))
     }
 
-    /// The frames not yet sent on the current socket, in order; they count as sent at `now`.
-    pub fn unsent(&mut self, now: Instant) -> Vec<String> {
+    /// The requests not yet sent on the current socket, in order; they count as sent at `now`.
+    pub fn unsent(&mut self, now: Instant) -> Vec<Unsent> {
         let ack = self.last;
         self.pending
             .iter_mut()
             .filter(|p| p.sent_at.is_none())
             .map(|p| {
                 p.sent_at = Some(now);
-                p.frame(ack)
+                p.unsent(ack)
             })
             .collect()
     }
@@ -160,8 +171,16 @@ impl Ledger {
 }
 
 impl Pending {
-    fn frame(&self, ack: u64) -> String {
+    fn unsent(&self, ack: u64) -> Unsent {
         let id = format!("c-{}", self.number);
+        Unsent {
+            reads: self.request == Request::State,
+            text: self.frame(id.clone(), ack),
+            id,
+        }
+    }
+
+    fn frame(&self, id: String, ack: u64) -> String {
         match &self.request {
             Request::Say(text) => ClientFrame::Say { id, text, ack }.to_text(),
             Request::Set { section, key, value } => ClientFrame::Set {

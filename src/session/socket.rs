@@ -1,4 +1,5 @@
-//! One open socket: frames in, frames out.
+//! One open socket: frames in, frames out. In the dialect [`Ping`](Dialect::Ping) requests travel as pings, and each pong is read
+//! as the answer that the session protocol would have given.
 
 use std::collections::VecDeque;
 use std::task::{Context, Poll, ready};
@@ -9,8 +10,10 @@ use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::protocol::{CloseFrame, frame::coding::CloseCode};
 use tokio_tungstenite::tungstenite::{Error as WsError, Message};
 
+use super::config::Dialect;
 use super::dial::{Dialed, Phases, Stream};
 use super::event::End;
+use super::ledger::Unsent;
 use super::wire::ServerFrame;
 
 /// An accepted upgrade, read and written by polling.
@@ -22,7 +25,20 @@ pub(super) struct Socket {
     pub(super) phases: Phases,
     /// A notice came on this socket.
     pub(super) noticed: bool,
+    /// What is known of the service, where pings stand for requests.
+    pings: Option<Pings>,
 }
+
+/// The other side of the session protocol, as far as pongs can play it.
+#[derive(Debug)]
+struct Pings {
+    /// The last number given to an answer.
+    seq: u64,
+    revision: String,
+}
+
+/// Payload of the first ping; its pong is the welcome.
+const HELLO: &[u8] = b"wsroll";
 
 /// What came out of a socket.
 #[derive(Debug)]
@@ -32,14 +48,32 @@ pub(super) enum Incoming {
 }
 
 impl Socket {
-    pub(super) fn new(dialed: Dialed, now: Instant) -> Self {
+    /// An accepted upgrade. `last` is the last number that the session has received on any socket.
+    pub(super) fn new(dialed: Dialed, dialect: Dialect, last: u64, now: Instant) -> Self {
+        let pings = (dialect == Dialect::Ping).then(|| Pings {
+            seq: last,
+            revision: dialed.revision.unwrap_or_default(),
+        });
+        let hello = pings.as_ref().map(|_| Message::Ping(HELLO.into()));
         Self {
             ws: dialed.socket,
-            outbox: VecDeque::new(),
+            outbox: hello.into_iter().collect(),
             opened_at: now,
             phases: dialed.phases,
             noticed: false,
+            pings,
         }
+    }
+
+    /// Queues a request; it leaves with the next poll.
+    pub(super) fn ask(&mut self, request: Unsent) {
+        if self.pings.is_none() {
+            self.send(request.text);
+            return;
+        }
+        let kind = if request.reads { "state" } else { "say" };
+        let payload = format!("{kind} {}", request.id);
+        self.outbox.push_back(Message::Ping(payload.into()));
     }
 
     /// Queues a text frame; it leaves with the next poll.
@@ -68,7 +102,7 @@ impl Socket {
                 Some(Err(_)) => return Poll::Ready(Incoming::End(End::Cut)),
             };
             match message {
-                Message::Text(text) => {
+                Message::Text(text) if self.pings.is_none() => {
                     return Poll::Ready(Incoming::Frame(ServerFrame::parse(&text)));
                 }
                 Message::Close(frame) => {
@@ -77,7 +111,12 @@ impl Socket {
                     let code = frame.map_or(1005, |frame| frame.code.into());
                     return Poll::Ready(Incoming::End(End::Closed { code }));
                 }
-                Message::Binary(_) | Message::Ping(_) | Message::Pong(_) | Message::Frame(_) => {}
+                Message::Pong(payload) => {
+                    if let Some(frame) = self.pings.as_mut().and_then(|pings| pings.answer(&payload)) {
+                        return Poll::Ready(Incoming::Frame(frame));
+                    }
+                }
+                Message::Text(_) | Message::Binary(_) | Message::Ping(_) | Message::Frame(_) => {}
             }
         }
     }
@@ -90,5 +129,39 @@ impl Socket {
             }
         }
         self.ws.poll_flush_unpin(cx)
+    }
+}
+
+// === impl Pings ===
+
+impl Pings {
+    /// What a pong answers; `None` for one that answers no ping of ours.
+    fn answer(&mut self, payload: &[u8]) -> Option<ServerFrame> {
+        if payload == HELLO {
+            return Some(ServerFrame::Welcome {
+                session: "ping".to_owned(),
+                epoch: 0,
+                revision: self.revision.clone(),
+                pod: String::new(),
+                resumed: true,
+                seq: self.seq,
+            });
+        }
+        let (kind, id) = std::str::from_utf8(payload).ok()?.split_once(' ')?;
+        let id = id.to_owned();
+        match kind {
+            "state" => Some(ServerFrame::State {
+                id,
+                state: serde_json::Value::Null,
+            }),
+            "say" => {
+                self.seq += 1;
+                Some(ServerFrame::Message {
+                    seq: self.seq,
+                    id: Some(id),
+                })
+            }
+            _ => None,
+        }
     }
 }

@@ -109,6 +109,15 @@ impl Peer {
         }
     }
 
+    /// Reads, and so answers pings, until the client leaves; how many messages came.
+    pub(crate) async fn read_to_end(mut self) -> usize {
+        let mut messages = 0;
+        while let Some(Ok(message)) = timeout(PATIENCE, self.ws.next()).await.expect("an end") {
+            messages += usize::from(message.is_text() || message.is_binary());
+        }
+        messages
+    }
+
     pub(crate) async fn close(mut self, code: u16) {
         let frame = CloseFrame {
             code: code.into(),

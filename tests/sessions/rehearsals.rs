@@ -6,8 +6,9 @@ use jiff::Timestamp;
 use rstest::rstest;
 use wsroll::engine::evidence::{RehearsalReport, RehearsalStage};
 use wsroll::probe::{ProbeJob, ProbeKind, ProbeSupervisor, RehearsalJob, RehearsalTimeouts, Seen};
+use wsroll::session::Dialect;
 
-use crate::stage::{Stage, drain, eventually, pin};
+use crate::stage::{self, Stage, drain, eventually, pin};
 
 fn job(stage: &Stage, sessions: u32) -> ProbeJob {
     let mut rehearsal = RehearsalJob::new(Some(pin("s")), pin("c"), 1012);
@@ -152,4 +153,73 @@ async fn a_first_revision_is_rehearsed_without_stable() {
     probes.ensure("chat", Some(job)).unwrap();
     assert_eq!(outcome(&probes).await.stage, RehearsalStage::AwaitingDrain);
     probes.shutdown().await;
+}
+
+/// A job in the dialect that needs nothing but WebSocket, which the example service answers like any other.
+fn foreign(stage: &Stage, sessions: u32) -> ProbeJob {
+    let mut job = job(stage, sessions);
+    job.dial.dialect = Dialect::Ping;
+    job
+}
+
+#[tokio::test]
+async fn a_foreign_service_passes_by_its_pongs_and_its_close_code() {
+    let stage = Stage::new().await;
+    let (_stable, canary) = stage.pair("").await;
+    let probes = ProbeSupervisor::new();
+    probes.ensure("chat", Some(foreign(&stage, 10))).unwrap();
+    assert_eq!(outcome(&probes).await.stage, RehearsalStage::AwaitingDrain);
+    let spare = stage.server("v2", "").await;
+    stage.router.route("c", &spare);
+    drain(&canary, 50.0, None).await;
+    let report =
+        eventually(|| Some(report(&probes)).filter(|r| r.stage != RehearsalStage::AwaitingDrain)).await;
+    assert_eq!(report.stage, RehearsalStage::Passed);
+    assert_eq!((report.figures.attempts, report.figures.restored), (20, 20));
+    assert_eq!(report.figures.unannounced, 0);
+    probes.shutdown().await;
+}
+
+#[tokio::test]
+async fn a_foreign_service_that_cuts_fails() {
+    let stage = Stage::new().await;
+    let (_stable, canary) = stage.pair("").await;
+    let probes = ProbeSupervisor::new();
+    probes.ensure("chat", Some(foreign(&stage, 5))).unwrap();
+    assert_eq!(outcome(&probes).await.stage, RehearsalStage::AwaitingDrain);
+    canary.shutdown().await;
+    let failure = eventually(|| match report(&probes).stage {
+        RehearsalStage::Failed(failure) => Some(failure),
+        _ => None,
+    })
+    .await;
+    assert_eq!(failure.check, "unannounced", "{}", failure.message);
+}
+
+#[tokio::test]
+async fn a_foreign_service_that_only_a_signal_ends_is_not_asked_to_leave() {
+    let stage = Stage::new().await;
+    let (_stable, _canary) = stage.pair("").await;
+    let mut job = foreign(&stage, 5);
+    if let ProbeKind::Rehearsal(rehearsal) = &mut job.kind {
+        rehearsal.drains = false;
+    }
+    let probes = ProbeSupervisor::new();
+    probes.ensure("chat", Some(job)).unwrap();
+    assert_eq!(outcome(&probes).await.stage, RehearsalStage::Passed);
+    probes.shutdown().await;
+}
+
+#[tokio::test]
+async fn a_foreign_service_that_accepts_and_never_reads_is_mute() {
+    let stage = Stage::new().await;
+    let (_stable, _canary) = stage.pair("").await;
+    let silent = stage::Silent::start().await;
+    stage.router.route_to("c", silent.address);
+    let probes = ProbeSupervisor::new();
+    probes.ensure("chat", Some(foreign(&stage, 2))).unwrap();
+    let RehearsalStage::Failed(failure) = outcome(&probes).await.stage else {
+        panic!("not failed");
+    };
+    assert_eq!(failure.check, "firstMessage", "{}", failure.message);
 }

@@ -49,8 +49,13 @@ impl Router {
 
     /// From now on connections with this pin or hint go there; `""` is for those without.
     pub fn route(&self, name: &str, to: &Server) {
+        self.route_to(name, to.traffic_addr());
+    }
+
+    /// The same for something that is no server of ours.
+    pub fn route_to(&self, name: &str, to: SocketAddr) {
         let mut routes = self.routes.lock().unwrap();
-        routes.insert(name.to_owned(), to.traffic_addr());
+        routes.insert(name.to_owned(), to);
     }
 }
 
@@ -116,6 +121,7 @@ impl Stage {
 
     pub fn dial(&self) -> ProbeDial {
         ProbeDial {
+            dialect: wsroll::session::Dialect::Session,
             url: "ws://chat.example.com/ws".to_owned(),
             connect_to: Some(self.router.address.to_string()),
             headers: Vec::new(),
@@ -140,6 +146,27 @@ pub fn token(user: &str) -> Token {
 
 pub fn pin(value: &str) -> Pin {
     Pin::new(value).unwrap()
+}
+
+/// Accepts upgrades and reads nothing after them.
+pub struct Silent {
+    pub address: SocketAddr,
+}
+
+impl Silent {
+    pub async fn start() -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        tokio::spawn(async move {
+            let mut held = Vec::new();
+            while let Ok((tcp, _)) = listener.accept().await {
+                if let Ok(socket) = tokio_tungstenite::accept_async(tcp).await {
+                    held.push(socket);
+                }
+            }
+        });
+        Self { address }
+    }
 }
 
 /// Orders the server to let go of all its sessions.

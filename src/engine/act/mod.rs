@@ -8,6 +8,7 @@ use super::advance::{canary_look_id, pins_look_id, rehearsal_run};
 use super::evidence::ProbeTarget;
 use super::plan::{Action, LookOrder, ProbePlan};
 use super::work::{LOOK_UPGRADES, Work, weight_look_id};
+use crate::api::spec::Via;
 use crate::api::status::{Release, State};
 
 /// Probe sessions while nothing is released: enough to know that a token still works.
@@ -59,6 +60,7 @@ impl Work<'_> {
                 canary_pin: release.pins.probe_canary.clone(),
                 canary: release.canary.clone(),
                 close_code: release.drain.notice.close_code,
+                drains: self.canary().via != Some(Via::Signal),
             }),
             State::Surging(_) if !release.rehearsed => None,
             State::Initializing(_) | State::RollingBack(_) | State::RolledBack(_) | State::Healthy(_) => None,

@@ -7,7 +7,7 @@ use rand::RngExt as _;
 use tokio::time::{Instant, sleep_until};
 
 use super::{Attempt, Cause, Event, FADE, Fading, Outage, Session, Socket};
-use crate::session::config::SessionConfig;
+use crate::session::config::{Dialect, SessionConfig};
 use crate::session::dial::{DialError, Dialed, Resume, dial};
 use crate::session::event::{End, Failure, Restored, Welcomed};
 use crate::session::ledger::Received;
@@ -65,8 +65,8 @@ impl Session {
             return false;
         };
         if self.ledger.has_unsent() {
-            for text in self.ledger.unsent(Instant::now()) {
-                socket.send(text);
+            for request in self.ledger.unsent(Instant::now()) {
+                socket.ask(request);
             }
         }
         match socket.poll(cx) {
@@ -169,12 +169,15 @@ impl Session {
                 endpoint,
                 declare_notice,
                 make_before_break,
+                dialect,
                 ..
             } = &*config;
+            // A service that speaks no protocol of ours is dialled by its own URL and nothing else.
+            let ours = *dialect == Dialect::Session;
             let resume = Resume {
-                session: id.as_deref().map(|id| (id, last)),
-                declare_notice: *declare_notice,
-                declare_overlap: *make_before_break,
+                session: id.as_deref().map(|id| (id, last)).filter(|_| ours),
+                declare_notice: *declare_notice && ours,
+                declare_overlap: *make_before_break && ours,
                 hint: hint.as_deref(),
             };
             dial(endpoint, resume, token.as_ref(), pin.as_ref()).await
@@ -183,9 +186,10 @@ impl Session {
 
     fn on_dialed(&mut self, result: Result<Dialed, DialError>) {
         match result {
-            Ok(mut dialed) => {
-                let revision = dialed.revision.take();
-                let socket = Box::new(Socket::new(dialed, Instant::now()));
+            Ok(dialed) => {
+                let revision = dialed.revision.clone();
+                let (dialect, last) = (self.config.dialect, self.ledger.last());
+                let socket = Box::new(Socket::new(dialed, dialect, last, Instant::now()));
                 self.attempt = Some(Attempt::Opened(socket));
                 self.events.push_back(Event::Accepted { revision });
             }

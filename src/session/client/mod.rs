@@ -17,7 +17,7 @@ use serde_json::Value;
 use tokio::time::{Instant, Sleep, timeout};
 
 use super::backoff::{Backoff, Profile};
-use super::config::{Pin, SessionConfig};
+use super::config::{Dialect, Pin, SessionConfig};
 use super::dial::{DialError, Dialed};
 use super::event::{Cause, End, Event};
 use super::ledger::{Ledger, Request, Section};
@@ -172,6 +172,11 @@ impl Session {
         let faded = poll_fn(|cx| self.poll_faded(cx));
         // At the limit the sockets are dropped, which closes them less politely.
         let _ = timeout(CLOSE, faded).await;
+    }
+
+    /// What is spoken.
+    pub fn dialect(&self) -> Dialect {
+        self.config.dialect
     }
 
     /// Whether a welcomed socket carries the session.

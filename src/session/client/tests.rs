@@ -336,3 +336,32 @@ async fn shutdown_says_goodbye() {
     });
     assert_eq!(last, None);
 }
+
+#[tokio::test]
+async fn a_service_that_speaks_nothing_but_websocket_is_known_by_its_pongs() {
+    let service = Service::start().await;
+    let mut config = service.config();
+    config.dialect = Dialect::Ping;
+    let mut session = session(config);
+    let serve = async {
+        let peer = service.accept().await;
+        assert_eq!(peer.target, "/ws", "nothing is added to a foreign service's URL");
+        // Pings are answered while it is read.
+        peer.read_to_end().await
+    };
+    let walk = async {
+        assert!(welcomed(&mut session).await.resumed);
+        session.ask_state();
+        restored(&mut session).await;
+        let asked = session.say("hello").unwrap();
+        let answered = until(&mut session, |event| match event {
+            Event::Answered { request, .. } => Some(*request),
+            _ => None,
+        })
+        .await;
+        assert_eq!(answered, asked);
+        session.shutdown().await;
+    };
+    let (texts, ()) = tokio::join!(serve, walk);
+    assert_eq!(texts, 0, "nothing is said to a foreign service");
+}
