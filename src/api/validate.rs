@@ -83,6 +83,11 @@ impl ValidatedRollout {
         }
     }
 
+    /// The slots of this rollout.
+    pub fn slots(&self) -> &'static [&'static str] {
+        super::slots(self.spec.traffic.slots)
+    }
+
     /// The rollout as it is, with an empty template: for what has to go on, or to be given back, whatever an edit broke.
     pub fn unchecked(rollout: &WebSocketRollout) -> Self {
         Self {

@@ -7,7 +7,7 @@ use std::sync::Mutex;
 use std::time::Duration;
 
 use k8s_openapi::api::apps::v1::ReplicaSet;
-use k8s_openapi::api::core::v1::{Pod, Secret, Service};
+use k8s_openapi::api::core::v1::{Pod, Service};
 use kube::ResourceExt as _;
 use kube::api::{Api, DeleteParams, Patch, PatchParams, PostParams, Preconditions};
 use serde::{Deserialize, Serialize};
@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 use super::context::{Context, Memory, lock};
 use super::error::{Error, Result};
 use super::observe::{ANNOTATION_PINS, Scene, key, parent};
-use super::{probing, problems};
+use super::{probing, problems, revisions};
 use crate::api::ValidatedRollout;
 use crate::api::spec::DrainMode;
 use crate::drain::client::Error as DrainError;
@@ -28,7 +28,7 @@ use crate::traffic::pins::{self, Carrier, Pin};
 use crate::traffic::{http_route, slots};
 use crate::workload::labels::{self, MANAGER_ROUTES, MANAGER_WORKLOAD};
 use crate::workload::pods::PodFacts;
-use crate::workload::{replica_set, scale, token};
+use crate::workload::scale;
 
 /// The deletion cost of pods that are to go: far below what anybody sets by hand.
 const RETIRED_COST: i32 = -100_000;
@@ -58,7 +58,7 @@ async fn one(ctx: &Context, scene: &Scene, action: &Action, memory: &Mutex<Memor
             revision,
             replicas,
             role,
-        } => create_revision(ctx, rollout, revision, *replicas, *role).await,
+        } => revisions::create(ctx, scene, revision, *replicas, wire_role(*role)).await,
         Action::Grow { revision, replicas } => grow(ctx, scene, revision, *replicas).await,
         Action::Retire {
             revision,
@@ -119,39 +119,8 @@ async fn one(ctx: &Context, scene: &Scene, action: &Action, memory: &Mutex<Memor
     }
 }
 
-async fn create_revision(
-    ctx: &Context,
-    rollout: &ValidatedRollout,
-    revision: &str,
-    replicas: u32,
-    role: Role,
-) -> Result<()> {
-    let secrets: Api<Secret> = Api::namespaced(ctx.client.clone(), &rollout.namespace);
-    let secret = token::build(&parent(rollout), revision, &token::random());
-    existing_is_fine(
-        ctx.write("create a drain token", secrets.create(&params(), &secret))
-            .await,
-    )?;
-    let set = replica_set::build(&replica_set::Spec {
-        parent: parent(rollout),
-        revision,
-        template: &rollout.spec.template,
-        port: rollout.spec.traffic.port,
-        replicas: replicas as i32,
-        role: wire_role(role),
-    })
-    .map_err(Error::Template)?;
-    let set: ReplicaSet = serde_json::from_value(set)
-        .map_err(|e| Error::api("build a ReplicaSet", kube::Error::SerdeError(e)))?;
-    let sets: Api<ReplicaSet> = Api::namespaced(ctx.client.clone(), &rollout.namespace);
-    existing_is_fine(
-        ctx.write("create a ReplicaSet", sets.create(&params(), &set))
-            .await,
-    )
-}
-
 /// What is created once and is there already was created by an earlier round.
-fn existing_is_fine<T>(result: Result<T>) -> Result<()> {
+pub fn existing_is_fine<T>(result: Result<T>) -> Result<()> {
     match result {
         Ok(_) | Err(Error::Raced { .. }) => Ok(()),
         Err(error) => Err(error),
@@ -255,12 +224,14 @@ async fn dismiss(
 async fn point_slot(ctx: &Context, scene: &Scene, slot: &str, revision: &str) -> Result<()> {
     let rollout = &scene.observed.rollout;
     let services: Api<Service> = Api::namespaced(ctx.client.clone(), &rollout.namespace);
+    let target = revisions::traffic_port(scene, revision);
     match scene.slots.get(slot) {
         Some(service) if !problems::is_slot(service, &rollout.name) => Err(Error::SlotTaken {
             name: service.name_any(),
         }),
         Some(service) => {
-            let Some(patch) = slots::repoint_patch(service, revision) else {
+            let Some(patch) = slots::repoint_patch(service, revision, rollout.spec.traffic.port, target)
+            else {
                 return Ok(());
             };
             let patch = Patch::Json::<()>(patch);
@@ -272,7 +243,8 @@ async fn point_slot(ctx: &Context, scene: &Scene, slot: &str, revision: &str) ->
             Ok(())
         }
         None => {
-            let service = slots::build(&parent(rollout), slot, revision, rollout.spec.traffic.port);
+            let port = rollout.spec.traffic.port;
+            let service = slots::build(&parent(rollout), slot, revision, port, target);
             existing_is_fine(
                 ctx.write("create a slot", services.create(&params(), &service))
                     .await,
@@ -365,7 +337,7 @@ pub fn pins_routes(
         })
         .collect();
     let text = serde_json::to_string(pins).unwrap_or_default();
-    let services = slots::service_names(&rollout.name);
+    let services = slots::service_names(&rollout.name, rollout.slots());
     let mut built = pins::build(
         &parent(rollout),
         routes,
@@ -531,7 +503,7 @@ fn wire_role(role: Role) -> labels::Role {
     }
 }
 
-fn params() -> PostParams {
+pub fn params() -> PostParams {
     PostParams {
         field_manager: Some(MANAGER_WORKLOAD.to_owned()),
         ..PostParams::default()

@@ -46,6 +46,8 @@ pub struct Context {
     pub events: Publisher,
     /// Metrics.
     pub metrics: Metrics,
+    /// Image of sidecars where a rollout names none.
+    pub sidecar_image: Option<String>,
     /// Keys of hashes that leave no trace of what was hashed.
     hasher: std::hash::RandomState,
     /// The wall clock.
@@ -116,6 +118,7 @@ impl Context {
         drain: DrainClient,
         events: Publisher,
         metrics: Metrics,
+        sidecar_image: Option<String>,
     ) -> Self {
         Self {
             client,
@@ -125,6 +128,7 @@ impl Context {
             probes: ProbeSupervisor::new(),
             events,
             metrics,
+            sidecar_image,
             hasher: std::hash::RandomState::new(),
             now: Timestamp::now,
             memory: Mutex::default(),

@@ -16,6 +16,7 @@ mod probing;
 mod problems;
 mod publish;
 mod reconcile;
+mod revisions;
 mod sessions;
 pub mod shutdown;
 mod watch;
@@ -90,6 +91,10 @@ pub async fn run(args: OperatorArgs) -> anyhow::Result<()> {
         &triggers,
         &shutdown,
     );
+    let sidecar_image = match args.sidecar_image.filter(|image| !image.is_empty()) {
+        Some(image) => Some(image),
+        None => revisions::own_image(&client).await,
+    };
     let drain = DrainClient::new(POD_LIMIT).context("failed to build the drain client")?;
     let ctx = Arc::new(Context::new(
         client,
@@ -98,6 +103,7 @@ pub async fn run(args: OperatorArgs) -> anyhow::Result<()> {
         drain,
         publisher,
         metrics,
+        sidecar_image,
     ));
 
     let stop = shutdown.stop();

@@ -11,7 +11,7 @@ use super::context::{Context, Memory, lock};
 use super::error::Result;
 use super::{problems, sessions};
 use crate::api::status::{Request, State};
-use crate::api::{ANNOTATION_REQUEST, SLOTS, ValidatedRollout, WebSocketRollout};
+use crate::api::{ALL_SLOTS, ANNOTATION_REQUEST, ValidatedRollout, WebSocketRollout};
 use crate::drain::Token;
 use crate::drain::protocol::{DrainState, SessionsReport};
 use crate::engine::Observed;
@@ -71,13 +71,15 @@ pub async fn observe(
 
     let services = in_namespace(&ctx.stores.services.state(), namespace);
     let routes = in_namespace(&ctx.stores.routes.state(), namespace);
-    let slots: BTreeMap<String, Service> = SLOTS
+    // A slot that an edit took away may still hold a revision.
+    let slots: BTreeMap<String, Service> = ALL_SLOTS
         .into_iter()
         .filter_map(|slot| {
             let name = slots::service_name(&rollout.name, slot);
+            let wanted = rollout.slots().contains(&slot);
             services
                 .iter()
-                .find(|s| s.name_any() == name)
+                .find(|s| s.name_any() == name && (wanted || problems::is_slot(s, &rollout.name)))
                 .map(|s| (slot.to_owned(), s.clone()))
         })
         .collect();
@@ -266,12 +268,12 @@ fn sessions_view(report: &SessionsReport) -> SessionsView {
 }
 
 fn route_view(route: &HTTPRoute, rollout: &ValidatedRollout) -> RouteView {
-    let services = slots::service_names(&rollout.name);
+    let services = slots::service_names(&rollout.name, rollout.slots());
     let rules = http_route::weights(route, &services)
         .into_iter()
         .map(|rule| {
             let by_slot = rule.weights.iter().filter_map(|(service, weight)| {
-                let slot = SLOTS
+                let slot = ALL_SLOTS
                     .into_iter()
                     .find(|slot| slots::service_name(&rollout.name, slot) == *service)?;
                 Some((slot.to_owned(), *weight))
