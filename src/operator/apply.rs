@@ -31,7 +31,7 @@ use crate::workload::pods::PodFacts;
 use crate::workload::scale;
 
 /// The deletion cost of pods that are to go: far below what anybody sets by hand.
-const RETIRED_COST: i32 = -100_000;
+pub const RETIRED_COST: i32 = -100_000;
 
 /// Carries out all actions. Orders that single pods refuse do not keep the others waiting; they are reported at the end.
 pub async fn apply(ctx: &Context, scene: &Scene, actions: &[Action], memory: &Mutex<Memory>) -> Result<()> {
@@ -452,7 +452,10 @@ async fn give_order(ctx: &Context, scene: &Scene, order: &Order) -> Result<()> {
         reconnect: Reconnect {
             min_ms: 0,
             max_ms: millis(order.reconnect_window),
-            hint: order.hint.clone().map(wire_hint),
+            hint: order
+                .hint
+                .clone()
+                .map(|hint| wire_hint(hint, &scene.observed.rollout.spec.probes.url)),
         },
         close_code: order.close_code,
     };
@@ -486,10 +489,15 @@ fn wire_mode(mode: DrainMode) -> Mode {
     }
 }
 
-fn wire_hint(hint: plan::Hint) -> Hint {
+/// A path is told whole, since clients put it in the place of their own: the users' path is that of the probes' URL.
+fn wire_hint(hint: plan::Hint, url: &str) -> Hint {
     match hint {
         plan::Hint::Query(query) => Hint::Query(query),
-        plan::Hint::Path(prefix) => Hint::Path(prefix),
+        plan::Hint::Path(prefix) => {
+            let url = url::Url::parse(url).ok();
+            let own = url.as_ref().map_or("", url::Url::path);
+            Hint::Path(format!("{prefix}{}", own.trim_end_matches('/')))
+        }
         plan::Hint::Header(header) => Hint::Header(header),
     }
 }
@@ -514,5 +522,41 @@ fn managed(manager: &str) -> PatchParams {
     PatchParams {
         field_manager: Some(manager.to_owned()),
         ..PatchParams::default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_hint_by_path_is_told_whole() {
+        let wire = |url: &str| wire_hint(plan::Hint::Path("/wsroll-x".to_owned()), url);
+        assert_eq!(
+            wire("wss://chat.example.com/ws"),
+            Hint::Path("/wsroll-x/ws".to_owned())
+        );
+        assert_eq!(wire("ws://chat.example.com"), Hint::Path("/wsroll-x".to_owned()));
+        assert_eq!(
+            wire("ws://chat.example.com/a/b/?c=1"),
+            Hint::Path("/wsroll-x/a/b".to_owned())
+        );
+    }
+
+    #[test]
+    fn pins_of_every_kind_are_read_as_they_were_written() {
+        for kind in [
+            PinKind::ProbeHeader,
+            PinKind::HintQuery,
+            PinKind::HintPath,
+            PinKind::HintHeader,
+        ] {
+            let pin = PinRule {
+                kind,
+                value: "v".to_owned(),
+                slot: "b".to_owned(),
+            };
+            assert_eq!(WrittenPin::of(&pin).read(), Some(pin));
+        }
     }
 }

@@ -9,6 +9,7 @@ use kube::ResourceExt as _;
 
 use super::context::{Context, Memory, lock};
 use super::error::Result;
+use super::sessions::Polled;
 use super::{problems, sessions};
 use crate::api::status::{Request, State};
 use crate::api::{ALL_SLOTS, ANNOTATION_REQUEST, ValidatedRollout, WebSocketRollout};
@@ -60,14 +61,14 @@ pub async fn observe(
         .filter(|p| p.namespace().as_deref() == Some(namespace) && is_ours(p.labels(), &rollout.name))
         .collect();
     let tokens = sessions::tokens(ctx, &rollout, sets.keys(), memory).await?;
-    let reports = sessions::poll(ctx, &pods, &tokens).await;
+    let polled = sessions::poll(ctx, &rollout, &sets, &pods, &tokens).await;
     let facts: BTreeMap<String, PodFacts> = pods
         .iter()
         .filter_map(|p| PodFacts::of(p))
         .map(|f| (f.uid.clone(), f))
         .collect();
     let status = live.status.clone().unwrap_or_default();
-    sessions::count_unannounced(memory, &status, &facts, &reports);
+    sessions::count_unannounced(memory, &status, &facts, &polled);
 
     let services = in_namespace(&ctx.stores.services.state(), namespace);
     let routes = in_namespace(&ctx.stores.routes.state(), namespace);
@@ -124,7 +125,7 @@ pub async fn observe(
         template_images: revision.images,
         status,
         request: request(live),
-        revisions: views(&sets, &facts, &pods, &reports),
+        revisions: views(&sets, &facts, &pods, &polled),
         slots: slots
             .iter()
             .filter_map(|(slot, service)| Some((slot.clone(), slots::selected_revision(service)?.to_owned())))
@@ -200,7 +201,7 @@ fn views(
     sets: &BTreeMap<String, ReplicaSet>,
     facts: &BTreeMap<String, PodFacts>,
     pods: &[std::sync::Arc<Pod>],
-    reports: &BTreeMap<String, SessionsReport>,
+    polled: &Polled,
 ) -> BTreeMap<String, RevisionView> {
     sets.iter()
         .map(|(revision, set)| {
@@ -208,14 +209,14 @@ fn views(
                 .iter()
                 .filter_map(|pod| facts.get(&pod.uid()?))
                 .filter(|f| f.revision.as_ref() == Some(revision) && !f.finished)
-                .map(|f| pod_view(f, reports.get(&f.uid)))
+                .map(|f| pod_view(f, polled.reports.get(&f.uid)))
                 .collect();
             (
                 revision.clone(),
                 RevisionView {
                     replicas: scale::replicas(set).max(0).unsigned_abs(),
-                    via: None,
-                    speaks: None,
+                    via: replica_set::via_of(set),
+                    speaks: polled.speaks.get(revision).copied(),
                     pods,
                 },
             )
