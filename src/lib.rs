@@ -15,6 +15,8 @@ pub mod traffic;
 pub mod web;
 pub mod workload;
 
+pub mod lint;
+
 pub mod operator;
 
 pub mod cli;

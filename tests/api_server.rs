@@ -13,12 +13,14 @@ use kube::{Client, ResourceExt as _};
 use serde_json::{Value, json};
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
+use wsroll::api::spec::{Drain, Via};
 use wsroll::operator::lease::{Elector, Settings};
 use wsroll::traffic::http_route::{self, Acceptance};
 use wsroll::traffic::pins::{self, Carrier, Pin};
 use wsroll::traffic::{HTTPRoute, slots};
 use wsroll::workload::labels::{MANAGER_ROUTES, MANAGER_WORKLOAD, Parent, Role};
 use wsroll::workload::pods::PodFacts;
+use wsroll::workload::sidecar::Sidecar;
 use wsroll::workload::{Revision, replica_set, scale, token};
 
 const UID: &str = "5f4e3d2c-0000-4000-8000-000000000000";
@@ -74,6 +76,10 @@ fn template() -> Value {
 }
 
 fn built(scene: &Scene, template: &Value) -> Result<Value> {
+    built_with(scene, template, None)
+}
+
+fn built_with(scene: &Scene, template: &Value, sidecar: Option<Sidecar<'_>>) -> Result<Value> {
     let revision = Revision::of(template);
     let parent = scene.parent();
     let (port, replicas, role) = (8080, 1, Role::Rehearsal);
@@ -84,6 +90,12 @@ fn built(scene: &Scene, template: &Value) -> Result<Value> {
         port,
         replicas,
         role,
+        via: if sidecar.is_some() {
+            Via::Sidecar
+        } else {
+            Via::Protocol
+        },
+        sidecar,
     })?)
 }
 
@@ -97,6 +109,13 @@ async fn a_misspelt_field_is_named_by_the_dry_run() -> Result<()> {
     let good = built(&scene, &template())?;
     let name = good["metadata"]["name"].as_str().context("a name")?.to_owned();
     sets.patch(&name, &params, &Patch::Apply(&good)).await?;
+    let sidecar = Sidecar {
+        image: "localhost/none:1",
+        drain: &Drain::default(),
+        prestop_key: "k",
+    };
+    let fronted = built_with(&scene, &template(), Some(sidecar))?;
+    sets.patch(&name, &params, &Patch::Apply(&fronted)).await?;
     let mut misspelt = template();
     misspelt["spec"]["containers"][0]["imagePullPolcy"] = json!("Never");
     let error = sets
@@ -113,7 +132,12 @@ async fn pods_leave_rotation_and_a_decrement_cannot_race() -> Result<()> {
     let scene = Scene::new().await?;
     let manifest = built(&scene, &template())?;
     let revision = Revision::of(&template());
-    let secret = token::build(&scene.parent(), &revision.hash, &token::random());
+    let secret = token::build(
+        &scene.parent(),
+        &revision.hash,
+        &token::random(),
+        &token::random_identity_key(),
+    );
     scene
         .api::<Secret>()
         .create(&PostParams::default(), &secret)
@@ -181,17 +205,17 @@ async fn pods_leave_rotation_and_a_decrement_cannot_race() -> Result<()> {
 async fn slots_weights_and_pins_are_written_once_and_accepted() -> Result<()> {
     let scene = Scene::new().await?;
     let services = scene.api::<Service>();
-    let names = slots::service_names("chat");
+    let names = slots::service_names("chat", &wsroll::api::SLOTS);
     let params = PatchParams::apply(MANAGER_ROUTES).force();
     for slot in wsroll::api::SLOTS {
-        let desired = slots::build(&scene.parent(), slot, "bcdfg24567", 8080);
+        let desired = slots::build(&scene.parent(), slot, "bcdfg24567", 8080, 8080);
         let stored = services
             .patch(&desired.name_any(), &params, &Patch::Apply(&desired))
             .await?;
         assert!(slots::is_current(&stored, &desired) && slots::belongs_to(&stored, &scene.parent()));
     }
     let stored = services.get("chat-b").await?;
-    let patch = slots::repoint_patch(&stored, "xwvts98765").context("a patch")?;
+    let patch = slots::repoint_patch(&stored, "xwvts98765", 8080, 8080).context("a patch")?;
     let moved = services
         .patch(
             "chat-b",

@@ -9,8 +9,9 @@
 use std::path::{Path, PathBuf};
 
 /// The rooms of `src`.
-const ROOMS: [&str; 11] = [
-    "api", "cli", "drain", "engine", "operator", "probe", "report", "session", "traffic", "web", "workload",
+const ROOMS: [&str; 12] = [
+    "api", "cli", "drain", "engine", "lint", "operator", "probe", "report", "session", "traffic", "web",
+    "workload",
 ];
 
 fn source() -> PathBuf {
@@ -122,6 +123,17 @@ fn the_drain_protocol_is_wire_types() {
         "drain/protocol.rs",
         &words(&["kube", "k8s_openapi", "super::client"]),
     );
+}
+
+/// What is wrong with manifests is told from the manifests.
+#[test]
+fn lint_reads_and_asks_nobody() {
+    forbid(
+        "lint",
+        &rooms_but(&["lint", "api", "drain", "traffic", "workload"]),
+    );
+    forbid("lint", &words(&OUTSIDE));
+    forbid("lint", &words(&["kube::Client", "kube::Api"]));
 }
 
 #[test]

@@ -20,5 +20,12 @@ pub const ANNOTATION_REQUEST: &str = "wsroll.dev/request";
 pub const ANNOTATION_ACKNOWLEDGE: &str = "wsroll.dev/acknowledge";
 /// Gives traffic and pods back before the resource goes.
 pub const FINALIZER: &str = "wsroll.dev/traffic";
-/// The slots of a rollout: Services `<name>-<slot>`, each for one revision at a time.
+/// The slots of a rollout that does not say how many: Services `<name>-<slot>`, each for one revision at a time.
 pub const SLOTS: [&str; 3] = ["a", "b", "c"];
+/// All the slots that a rollout can have.
+pub const ALL_SLOTS: [&str; 8] = ["a", "b", "c", "d", "e", "f", "g", "h"];
+
+/// The slots of a rollout that has so many (`spec.traffic.slots`); never fewer than [`SLOTS`].
+pub fn slots(count: u8) -> &'static [&'static str] {
+    &ALL_SLOTS[..usize::from(count).clamp(SLOTS.len(), ALL_SLOTS.len())]
+}

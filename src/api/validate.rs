@@ -5,7 +5,10 @@ use k8s_openapi::api::core::v1::PodTemplateSpec;
 use kube::ResourceExt as _;
 
 use super::GROUP;
-use super::spec::{Budget, MoveSessions, WebSocketRollout, WebSocketRolloutSpec};
+use super::spec::{
+    Budget, Drain, DrainMode, MoveSessions, NoticeFormat, Sidecar, Via, WebSocketRollout,
+    WebSocketRolloutSpec,
+};
 
 /// The longest name of a rollout: `<name>-<hash>-token` and pods' names stay within Kubernetes' 63 characters.
 pub const MAX_NAME: usize = 40;
@@ -72,6 +75,7 @@ impl ValidatedRollout {
         }
         let spec = &rollout.spec;
         check_steps(spec, &mut found);
+        check_drain(&spec.drain, &mut found);
         check_probes(spec, &mut found);
         let template = check_template(spec, &mut found);
         match (template, findings.is_empty()) {
@@ -81,6 +85,11 @@ impl ValidatedRollout {
             }),
             _ => Err(Findings(findings)),
         }
+    }
+
+    /// The slots of this rollout.
+    pub fn slots(&self) -> &'static [&'static str] {
+        super::slots(self.spec.traffic.slots)
     }
 
     /// The rollout as it is, with an empty template: for what has to go on, or to be given back, whatever an edit broke.
@@ -134,6 +143,85 @@ fn check_steps(spec: &WebSocketRolloutSpec, found: &mut impl FnMut(&str, String,
             "Pinned needs a hint, and spec.drain.notice.hint is None".to_owned(),
             "set spec.drain.notice.hint to Query, or moveSessions to Auto",
         );
+    }
+}
+
+fn check_drain(drain: &Drain, found: &mut impl FnMut(&str, String, &str)) {
+    if drain.sidecar.is_some() && drain.via != Via::Sidecar {
+        found(
+            "spec.drain.sidecar",
+            format!("spec.drain.via is {}: there is no sidecar to set", drain.via),
+            "set spec.drain.via to Sidecar, or remove it",
+        );
+    }
+    if drain.via == Via::Signal && drain.mode != DrainMode::Ask {
+        found(
+            "spec.drain.mode",
+            format!(
+                "{:?} needs somebody to ask, and spec.drain.via is Signal",
+                drain.mode
+            ),
+            "use spec.drain.via Protocol or Sidecar, or spec.drain.mode Ask",
+        );
+    }
+    if let Some(from) = &drain.sessions_from {
+        if !from.path.starts_with('/') {
+            found(
+                "spec.drain.sessionsFrom.path",
+                format!("{:?} does not begin with a slash", from.path),
+                "write the path of the metrics: /metrics",
+            );
+        }
+        let name = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | ':');
+        if !from.metric.chars().all(name) {
+            found(
+                "spec.drain.sessionsFrom.metric",
+                format!("{:?} is no name of a metric", from.metric),
+                "write its name without labels: its series are added up",
+            );
+        }
+    }
+    if let Some(sidecar) = &drain.sidecar {
+        check_sidecar(sidecar, found);
+    }
+}
+
+fn check_sidecar(sidecar: &Sidecar, found: &mut impl FnMut(&str, String, &str)) {
+    for (n, notice) in sidecar.notices.iter().enumerate() {
+        let field = format!("spec.drain.sidecar.notices[{n}].template");
+        match (notice.format, &notice.template) {
+            (NoticeFormat::Text, None) => found(
+                &field,
+                "the format is Text, and there is none".to_owned(),
+                "write the message that clients are sent, or use the format Json",
+            ),
+            (NoticeFormat::Json, Some(_)) => found(
+                &field,
+                "the format is Json, which has none".to_owned(),
+                "remove it, or set the format to Text",
+            ),
+            _ => {}
+        }
+        if notice.subprotocol.is_none() && notice.declared_by_query.is_none() {
+            found(
+                &format!("spec.drain.sidecar.notices[{n}]"),
+                "it goes to every client: an unknown message breaks many of them".to_owned(),
+                "name the subprotocol whose clients understand it, or declaredByQuery",
+            );
+        }
+    }
+    for (n, codes) in sidecar.close_codes.iter().enumerate() {
+        for (name, code) in [("client", codes.client), ("application", codes.application)] {
+            // RFC 6455, section 7.4: 1004 to 1006 and 1015 are never sent, 1016 to 2999 mean nothing yet.
+            let sendable = |code: u16| matches!(code, 1001..=1003 | 1007..=1014 | 3000..=4999);
+            if let Some(code) = code.filter(|code| !sendable(*code)) {
+                found(
+                    &format!("spec.drain.sidecar.closeCodes[{n}].{name}"),
+                    format!("{code} is no close code that an endpoint may send"),
+                    "use 1001, 1012, 1013 or 3000 to 4999",
+                );
+            }
+        }
     }
 }
 
@@ -249,6 +337,17 @@ mod tests {
     #[case(json!({"spec": {"steps": [{"weight": 10}, {"weight": 50}]}}), "spec.steps")]
     #[case(json!({"spec": {"steps": [{"weight": 50}, {"weight": 10}, {"weight": 100}]}}), "spec.steps")]
     #[case(json!({"spec": {"steps": [{"weight": 100, "moveSessions": "Pinned"}]}}), "spec.steps[].moveSessions")]
+    #[case(json!({"spec": {"drain": {"sidecar": {}}}}), "spec.drain.sidecar")]
+    #[case(json!({"spec": {"drain": {"via": "Signal", "mode": "Leave"}}}), "spec.drain.mode")]
+    #[case(json!({"spec": {"drain": {"via": "Signal", "sessionsFrom": {"port": 1, "path": "@x/", "metric": "a"}}}}),
+        "spec.drain.sessionsFrom.path")]
+    #[case(json!({"spec": {"drain": {"via": "Signal", "sessionsFrom": {"port": 1, "metric": "a{b=\"c\"}"}}}}),
+        "spec.drain.sessionsFrom.metric")]
+    #[case(json!({"spec": {"drain": {"via": "Sidecar", "sidecar": {"notices": [{"subprotocol": "a", "format": "Text"}]}}}}),
+        "spec.drain.sidecar.notices[0].template")]
+    #[case(json!({"spec": {"drain": {"via": "Sidecar", "sidecar": {"notices": [{}]}}}}), "spec.drain.sidecar.notices[0]")]
+    #[case(json!({"spec": {"drain": {"via": "Sidecar", "sidecar": {"closeCodes": [{"subprotocol": "a", "client": 1006}]}}}}),
+        "spec.drain.sidecar.closeCodes[0].client")]
     #[case(json!({"spec": {"probes": {"url": "http://chat/ws"}}}), "spec.probes.url")]
     #[case(json!({"spec": {"probes": {"url": "ws://me:pw@chat/ws"}}}), "spec.probes.url")]
     #[case(json!({"spec": {"probes": {"url": "chat"}}}), "spec.probes.url")]

@@ -2,6 +2,7 @@
 
 pub mod cluster;
 pub mod crd;
+pub mod lint;
 pub mod load;
 pub mod operator;
 pub mod output;
@@ -49,6 +50,8 @@ enum Verb {
     Load(load::LoadArgs),
     /// Check that sessions of a service survive a reconnect
     Probe(probe::ProbeArgs),
+    /// Say what will go wrong, from the manifests alone
+    Lint(lint::LintArgs),
     /// Print the CustomResourceDefinition as YAML
     Crd,
 }
@@ -89,6 +92,7 @@ impl Verb {
             Self::Retry(args) => args.run(Request::Retry).await,
             Self::Load(args) => args.run().await,
             Self::Probe(args) => args.run().await,
+            Self::Lint(args) => args.run(),
             Self::Crd => output::print(&crd::yaml()?),
         }
     }
@@ -128,6 +132,8 @@ mod tests {
             "wsroll load --url ws://chat/ws --sessions 5 --say-every 500ms -o json",
             "wsroll probe --url ws://chat/ws --connect-to 10.0.0.1:80",
             "wsroll crd",
+            "wsroll lint -f rollout.yaml -f - -o json",
+            "wsroll lint --file a.yaml b.yaml",
             "wsroll --log debug --log-format json crd",
         ] {
             Args::try_parse_from(line.split(' ')).unwrap_or_else(|error| panic!("{line}: {error}"));
@@ -135,6 +141,7 @@ mod tests {
         for line in [
             "wsroll",
             "wsroll promote",
+            "wsroll lint",
             "wsroll promote chat --wait -1s",
             "wsroll status chat -o table",
         ] {

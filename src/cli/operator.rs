@@ -18,4 +18,7 @@ pub struct OperatorArgs {
         value_name = "ADDRESS"
     )]
     pub listen: SocketAddr,
+    /// Image of the sidecar (drain.via: Sidecar) where a rollout names none; absent: the image this operator runs from
+    #[arg(long, env = "WSROLL_SIDECAR_IMAGE", value_name = "IMAGE")]
+    pub sidecar_image: Option<String>,
 }

@@ -52,6 +52,22 @@ pub struct DrainClient {
 // === impl Error ===
 
 impl Error {
+    /// Whether nobody listens on the drain port: the connection was refused, not lost on its way.
+    pub fn is_refused_connection(&self) -> bool {
+        let Self::Unreachable(error) = self else {
+            return false;
+        };
+        let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(error);
+        while let Some(error) = cause {
+            let io = error.downcast_ref::<std::io::Error>();
+            if io.is_some_and(|io| io.kind() == std::io::ErrorKind::ConnectionRefused) {
+                return true;
+            }
+            cause = error.source();
+        }
+        false
+    }
+
     /// A closed set, for metric labels and Event reasons.
     pub fn category(&self) -> &'static str {
         match self {

@@ -139,6 +139,8 @@ async fn no_protocol_no_pod_no_sense_and_too_much_sense() {
             .category(),
         "unreachable"
     );
+    let closed = client().sessions(gone, &Token::new(TOKEN)).await.unwrap_err();
+    assert!(closed.is_refused_connection(), "{closed:?}");
 
     let babbling = pod(Router::new().route(SESSIONS_PATH, get(|| async { "hello" }))).await;
     assert_eq!(
@@ -184,5 +186,6 @@ async fn a_silent_pod_is_given_up_on() {
         .await
         .unwrap_err();
     assert_eq!(error.category(), "unreachable");
+    assert!(!error.is_refused_connection(), "silence is no refusal");
     assert!(!format!("{error:?}").contains(TOKEN));
 }

@@ -7,7 +7,7 @@ use std::sync::Mutex;
 use std::time::Duration;
 
 use k8s_openapi::api::apps::v1::ReplicaSet;
-use k8s_openapi::api::core::v1::{Pod, Secret, Service};
+use k8s_openapi::api::core::v1::{Pod, Service};
 use kube::ResourceExt as _;
 use kube::api::{Api, DeleteParams, Patch, PatchParams, PostParams, Preconditions};
 use serde::{Deserialize, Serialize};
@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 use super::context::{Context, Memory, lock};
 use super::error::{Error, Result};
 use super::observe::{ANNOTATION_PINS, Scene, key, parent};
-use super::{probing, problems};
+use super::{probing, problems, revisions};
 use crate::api::ValidatedRollout;
 use crate::api::spec::DrainMode;
 use crate::drain::client::Error as DrainError;
@@ -28,10 +28,10 @@ use crate::traffic::pins::{self, Carrier, Pin};
 use crate::traffic::{http_route, slots};
 use crate::workload::labels::{self, MANAGER_ROUTES, MANAGER_WORKLOAD};
 use crate::workload::pods::PodFacts;
-use crate::workload::{replica_set, scale, token};
+use crate::workload::scale;
 
 /// The deletion cost of pods that are to go: far below what anybody sets by hand.
-const RETIRED_COST: i32 = -100_000;
+pub const RETIRED_COST: i32 = -100_000;
 
 /// Carries out all actions. Orders that single pods refuse do not keep the others waiting; they are reported at the end.
 pub async fn apply(ctx: &Context, scene: &Scene, actions: &[Action], memory: &Mutex<Memory>) -> Result<()> {
@@ -58,7 +58,7 @@ async fn one(ctx: &Context, scene: &Scene, action: &Action, memory: &Mutex<Memor
             revision,
             replicas,
             role,
-        } => create_revision(ctx, rollout, revision, *replicas, *role).await,
+        } => revisions::create(ctx, scene, revision, *replicas, wire_role(*role)).await,
         Action::Grow { revision, replicas } => grow(ctx, scene, revision, *replicas).await,
         Action::Retire {
             revision,
@@ -119,39 +119,8 @@ async fn one(ctx: &Context, scene: &Scene, action: &Action, memory: &Mutex<Memor
     }
 }
 
-async fn create_revision(
-    ctx: &Context,
-    rollout: &ValidatedRollout,
-    revision: &str,
-    replicas: u32,
-    role: Role,
-) -> Result<()> {
-    let secrets: Api<Secret> = Api::namespaced(ctx.client.clone(), &rollout.namespace);
-    let secret = token::build(&parent(rollout), revision, &token::random());
-    existing_is_fine(
-        ctx.write("create a drain token", secrets.create(&params(), &secret))
-            .await,
-    )?;
-    let set = replica_set::build(&replica_set::Spec {
-        parent: parent(rollout),
-        revision,
-        template: &rollout.spec.template,
-        port: rollout.spec.traffic.port,
-        replicas: replicas as i32,
-        role: wire_role(role),
-    })
-    .map_err(Error::Template)?;
-    let set: ReplicaSet = serde_json::from_value(set)
-        .map_err(|e| Error::api("build a ReplicaSet", kube::Error::SerdeError(e)))?;
-    let sets: Api<ReplicaSet> = Api::namespaced(ctx.client.clone(), &rollout.namespace);
-    existing_is_fine(
-        ctx.write("create a ReplicaSet", sets.create(&params(), &set))
-            .await,
-    )
-}
-
 /// What is created once and is there already was created by an earlier round.
-fn existing_is_fine<T>(result: Result<T>) -> Result<()> {
+pub fn existing_is_fine<T>(result: Result<T>) -> Result<()> {
     match result {
         Ok(_) | Err(Error::Raced { .. }) => Ok(()),
         Err(error) => Err(error),
@@ -255,12 +224,14 @@ async fn dismiss(
 async fn point_slot(ctx: &Context, scene: &Scene, slot: &str, revision: &str) -> Result<()> {
     let rollout = &scene.observed.rollout;
     let services: Api<Service> = Api::namespaced(ctx.client.clone(), &rollout.namespace);
+    let target = revisions::traffic_port(scene, revision);
     match scene.slots.get(slot) {
         Some(service) if !problems::is_slot(service, &rollout.name) => Err(Error::SlotTaken {
             name: service.name_any(),
         }),
         Some(service) => {
-            let Some(patch) = slots::repoint_patch(service, revision) else {
+            let Some(patch) = slots::repoint_patch(service, revision, rollout.spec.traffic.port, target)
+            else {
                 return Ok(());
             };
             let patch = Patch::Json::<()>(patch);
@@ -272,7 +243,8 @@ async fn point_slot(ctx: &Context, scene: &Scene, slot: &str, revision: &str) ->
             Ok(())
         }
         None => {
-            let service = slots::build(&parent(rollout), slot, revision, rollout.spec.traffic.port);
+            let port = rollout.spec.traffic.port;
+            let service = slots::build(&parent(rollout), slot, revision, port, target);
             existing_is_fine(
                 ctx.write("create a slot", services.create(&params(), &service))
                     .await,
@@ -365,7 +337,7 @@ pub fn pins_routes(
         })
         .collect();
     let text = serde_json::to_string(pins).unwrap_or_default();
-    let services = slots::service_names(&rollout.name);
+    let services = slots::service_names(&rollout.name, rollout.slots());
     let mut built = pins::build(
         &parent(rollout),
         routes,
@@ -480,7 +452,10 @@ async fn give_order(ctx: &Context, scene: &Scene, order: &Order) -> Result<()> {
         reconnect: Reconnect {
             min_ms: 0,
             max_ms: millis(order.reconnect_window),
-            hint: order.hint.clone().map(wire_hint),
+            hint: order
+                .hint
+                .clone()
+                .map(|hint| wire_hint(hint, &scene.observed.rollout.spec.probes.url)),
         },
         close_code: order.close_code,
     };
@@ -514,10 +489,15 @@ fn wire_mode(mode: DrainMode) -> Mode {
     }
 }
 
-fn wire_hint(hint: plan::Hint) -> Hint {
+/// A path is told whole, since clients put it in the place of their own: the users' path is that of the probes' URL.
+fn wire_hint(hint: plan::Hint, url: &str) -> Hint {
     match hint {
         plan::Hint::Query(query) => Hint::Query(query),
-        plan::Hint::Path(prefix) => Hint::Path(prefix),
+        plan::Hint::Path(prefix) => {
+            let url = url::Url::parse(url).ok();
+            let own = url.as_ref().map_or("", url::Url::path);
+            Hint::Path(format!("{prefix}{}", own.trim_end_matches('/')))
+        }
         plan::Hint::Header(header) => Hint::Header(header),
     }
 }
@@ -531,7 +511,7 @@ fn wire_role(role: Role) -> labels::Role {
     }
 }
 
-fn params() -> PostParams {
+pub fn params() -> PostParams {
     PostParams {
         field_manager: Some(MANAGER_WORKLOAD.to_owned()),
         ..PostParams::default()
@@ -542,5 +522,41 @@ fn managed(manager: &str) -> PatchParams {
     PatchParams {
         field_manager: Some(manager.to_owned()),
         ..PatchParams::default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_hint_by_path_is_told_whole() {
+        let wire = |url: &str| wire_hint(plan::Hint::Path("/wsroll-x".to_owned()), url);
+        assert_eq!(
+            wire("wss://chat.example.com/ws"),
+            Hint::Path("/wsroll-x/ws".to_owned())
+        );
+        assert_eq!(wire("ws://chat.example.com"), Hint::Path("/wsroll-x".to_owned()));
+        assert_eq!(
+            wire("ws://chat.example.com/a/b/?c=1"),
+            Hint::Path("/wsroll-x/a/b".to_owned())
+        );
+    }
+
+    #[test]
+    fn pins_of_every_kind_are_read_as_they_were_written() {
+        for kind in [
+            PinKind::ProbeHeader,
+            PinKind::HintQuery,
+            PinKind::HintPath,
+            PinKind::HintHeader,
+        ] {
+            let pin = PinRule {
+                kind,
+                value: "v".to_owned(),
+                slot: "b".to_owned(),
+            };
+            assert_eq!(WrittenPin::of(&pin).read(), Some(pin));
+        }
     }
 }

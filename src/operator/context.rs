@@ -16,7 +16,7 @@ use tokio::time::{Instant, timeout};
 use super::error::{Error, Result};
 use super::lease::LeaseGuard;
 use crate::api::WebSocketRollout;
-use crate::drain::{DrainClient, Token};
+use crate::drain::{DrainClient, GaugeClient, Token};
 use crate::engine::evidence::ProbeFigures;
 use crate::engine::observed::Look;
 use crate::probe::ProbeSupervisor;
@@ -40,12 +40,16 @@ pub struct Context {
     pub stores: Stores,
     /// The operator's side of the drain protocol.
     pub drain: DrainClient,
+    /// Reads the sessions of pods without the protocol from their metrics.
+    pub gauges: GaugeClient,
     /// The embedded probes.
     pub probes: ProbeSupervisor,
     /// Events.
     pub events: Publisher,
     /// Metrics.
     pub metrics: Metrics,
+    /// Image of sidecars where a rollout names none.
+    pub sidecar_image: Option<String>,
     /// Keys of hashes that leave no trace of what was hashed.
     hasher: std::hash::RandomState,
     /// The wall clock.
@@ -103,6 +107,8 @@ pub struct LastSeen {
     pub revision: Option<String>,
     /// Open sessions.
     pub open: u64,
+    /// Whether it was on its way out by our own order to its SIGTERM handler: how its sessions end is the application's affair.
+    pub dismissed: bool,
 }
 
 // === impl Context ===
@@ -114,6 +120,7 @@ impl Context {
         lease: LeaseGuard,
         stores: Stores,
         drain: DrainClient,
+        gauges: GaugeClient,
         events: Publisher,
         metrics: Metrics,
     ) -> Self {
@@ -122,12 +129,23 @@ impl Context {
             lease,
             stores,
             drain,
+            gauges,
             probes: ProbeSupervisor::new(),
             events,
             metrics,
+            sidecar_image: None,
             hasher: std::hash::RandomState::new(),
             now: Timestamp::now,
             memory: Mutex::default(),
+        }
+    }
+
+    /// The same with an image for sidecars.
+    #[must_use]
+    pub fn sidecars_of(self, image: Option<String>) -> Self {
+        Self {
+            sidecar_image: image,
+            ..self
         }
     }
 

@@ -16,6 +16,7 @@ mod probing;
 mod problems;
 mod publish;
 mod reconcile;
+mod revisions;
 mod sessions;
 pub mod shutdown;
 mod watch;
@@ -32,7 +33,7 @@ use prometheus_client::registry::Registry;
 use tokio::net::TcpListener;
 
 use crate::cli::operator::OperatorArgs;
-use crate::drain::DrainClient;
+use crate::drain::{DrainClient, GaugeClient};
 use crate::report::events;
 use crate::report::metrics::Metrics;
 use crate::web::{self, Readiness};
@@ -90,15 +91,14 @@ pub async fn run(args: OperatorArgs) -> anyhow::Result<()> {
         &triggers,
         &shutdown,
     );
+    let sidecar_image = match args.sidecar_image.filter(|image| !image.is_empty()) {
+        Some(image) => Some(image),
+        None => revisions::own_image(&client).await,
+    };
     let drain = DrainClient::new(POD_LIMIT).context("failed to build the drain client")?;
-    let ctx = Arc::new(Context::new(
-        client,
-        guard.clone(),
-        stores,
-        drain,
-        publisher,
-        metrics,
-    ));
+    let gauges = GaugeClient::new(POD_LIMIT).context("failed to build the client of metrics")?;
+    let ctx = Context::new(client, guard.clone(), stores, drain, gauges, publisher, metrics);
+    let ctx = Arc::new(ctx.sidecars_of(sidecar_image));
 
     let stop = shutdown.stop();
     let rounds = ctx.clone();

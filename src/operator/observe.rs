@@ -9,9 +9,10 @@ use kube::ResourceExt as _;
 
 use super::context::{Context, Memory, lock};
 use super::error::Result;
+use super::sessions::Polled;
 use super::{problems, sessions};
 use crate::api::status::{Request, State};
-use crate::api::{ANNOTATION_REQUEST, SLOTS, ValidatedRollout, WebSocketRollout};
+use crate::api::{ALL_SLOTS, ANNOTATION_REQUEST, ValidatedRollout, WebSocketRollout};
 use crate::drain::Token;
 use crate::drain::protocol::{DrainState, SessionsReport};
 use crate::engine::Observed;
@@ -60,24 +61,26 @@ pub async fn observe(
         .filter(|p| p.namespace().as_deref() == Some(namespace) && is_ours(p.labels(), &rollout.name))
         .collect();
     let tokens = sessions::tokens(ctx, &rollout, sets.keys(), memory).await?;
-    let reports = sessions::poll(ctx, &pods, &tokens).await;
+    let polled = sessions::poll(ctx, &rollout, &sets, &pods, &tokens).await;
     let facts: BTreeMap<String, PodFacts> = pods
         .iter()
         .filter_map(|p| PodFacts::of(p))
         .map(|f| (f.uid.clone(), f))
         .collect();
     let status = live.status.clone().unwrap_or_default();
-    sessions::count_unannounced(memory, &status, &facts, &reports);
+    sessions::count_unannounced(memory, &status, &facts, &polled);
 
     let services = in_namespace(&ctx.stores.services.state(), namespace);
     let routes = in_namespace(&ctx.stores.routes.state(), namespace);
-    let slots: BTreeMap<String, Service> = SLOTS
+    // A slot that an edit took away may still hold a revision.
+    let slots: BTreeMap<String, Service> = ALL_SLOTS
         .into_iter()
         .filter_map(|slot| {
             let name = slots::service_name(&rollout.name, slot);
+            let wanted = rollout.slots().contains(&slot);
             services
                 .iter()
-                .find(|s| s.name_any() == name)
+                .find(|s| s.name_any() == name && (wanted || problems::is_slot(s, &rollout.name)))
                 .map(|s| (slot.to_owned(), s.clone()))
         })
         .collect();
@@ -122,7 +125,7 @@ pub async fn observe(
         template_images: revision.images,
         status,
         request: request(live),
-        revisions: views(&sets, &facts, &pods, &reports),
+        revisions: views(&sets, &facts, &pods, &polled),
         slots: slots
             .iter()
             .filter_map(|(slot, service)| Some((slot.clone(), slots::selected_revision(service)?.to_owned())))
@@ -198,7 +201,7 @@ fn views(
     sets: &BTreeMap<String, ReplicaSet>,
     facts: &BTreeMap<String, PodFacts>,
     pods: &[std::sync::Arc<Pod>],
-    reports: &BTreeMap<String, SessionsReport>,
+    polled: &Polled,
 ) -> BTreeMap<String, RevisionView> {
     sets.iter()
         .map(|(revision, set)| {
@@ -206,14 +209,14 @@ fn views(
                 .iter()
                 .filter_map(|pod| facts.get(&pod.uid()?))
                 .filter(|f| f.revision.as_ref() == Some(revision) && !f.finished)
-                .map(|f| pod_view(f, reports.get(&f.uid)))
+                .map(|f| pod_view(f, polled.reports.get(&f.uid)))
                 .collect();
             (
                 revision.clone(),
                 RevisionView {
                     replicas: scale::replicas(set).max(0).unsigned_abs(),
-                    via: None,
-                    speaks: None,
+                    via: replica_set::via_of(set),
+                    speaks: polled.speaks.get(revision).copied(),
                     pods,
                 },
             )
@@ -266,12 +269,12 @@ fn sessions_view(report: &SessionsReport) -> SessionsView {
 }
 
 fn route_view(route: &HTTPRoute, rollout: &ValidatedRollout) -> RouteView {
-    let services = slots::service_names(&rollout.name);
+    let services = slots::service_names(&rollout.name, rollout.slots());
     let rules = http_route::weights(route, &services)
         .into_iter()
         .map(|rule| {
             let by_slot = rule.weights.iter().filter_map(|(service, weight)| {
-                let slot = SLOTS
+                let slot = ALL_SLOTS
                     .into_iter()
                     .find(|slot| slots::service_name(&rollout.name, slot) == *service)?;
                 Some((slot.to_owned(), *weight))

@@ -11,14 +11,15 @@ use tokio::time::Instant;
 
 use super::context::{Context, Memory, lock};
 use super::error::Result;
-use super::observe::parent;
+use super::revisions;
 use crate::api::{ANNOTATION_ACKNOWLEDGE, ValidatedRollout, WebSocketRollout};
+use crate::drain::Token;
 use crate::engine::evidence::{ProbeEvidence, ProbeTarget};
 use crate::engine::observed::Problem;
 use crate::traffic::conflicts::{self, Claim, Contested};
 use crate::traffic::gateway_api::HTTPRoute;
 use crate::traffic::{http_route, slots};
-use crate::workload::replica_set;
+use crate::workload::labels::Role;
 
 /// How long a refusal of the template is believed.
 const RETRY: Duration = Duration::from_secs(15);
@@ -45,14 +46,17 @@ pub async fn find(
     found.extend(foreign_services(live, rollout, services));
     found.extend(taken_slots(rollout, services));
     found.extend(missing_token(ctx, rollout).await?);
-    found.extend(dry_run(ctx, rollout, revision, memory).await?);
+    match revisions::missing_image(ctx, rollout) {
+        Some(problem) => found.push(problem),
+        None => found.extend(dry_run(ctx, rollout, revision, memory).await?),
+    }
     found.sort();
     Ok(found)
 }
 
 /// Routes of the spec that are not there, and `free` ones (those that are no other rollout's) that cannot be used.
 fn routes_problems(rollout: &ValidatedRollout, routes: &[HTTPRoute], free: &[HTTPRoute]) -> Vec<Problem> {
-    let ours = slots::service_names(&rollout.name);
+    let ours = slots::service_names(&rollout.name, rollout.slots());
     let wanted = &rollout.spec.traffic.routes;
     let missing = wanted.iter().filter(|w| !routes.iter().any(|r| r.name_any() == w.name)).map(|w| Problem {
         reason: "RouteNotFound",
@@ -129,7 +133,7 @@ fn foreign_services(
         .as_ref()
         .and_then(|m| m.labels.clone())
         .unwrap_or_default();
-    conflicts::selecting_services(services, &rollout.name, &labels, &slots::service_names(&rollout.name))
+    conflicts::selecting_services(services, &rollout.name, &labels, &slots::service_names(&rollout.name, rollout.slots()))
         .into_iter()
         .filter(|service| !acknowledged.contains(&service.acknowledgement().as_str()))
         .map(|service| Problem {
@@ -145,7 +149,7 @@ fn foreign_services(
 }
 
 fn taken_slots(rollout: &ValidatedRollout, services: &[Service]) -> Vec<Problem> {
-    let ours = slots::service_names(&rollout.name);
+    let ours = slots::service_names(&rollout.name, rollout.slots());
     services
         .iter()
         .filter(|s| ours.contains(&s.name_any()) && !is_slot(s, &rollout.name))
@@ -236,15 +240,9 @@ async fn dry_run(
 }
 
 async fn refused(ctx: &Context, rollout: &ValidatedRollout, revision: &str) -> Result<Option<String>> {
-    let spec = replica_set::Spec {
-        parent: parent(rollout),
-        revision,
-        template: &rollout.spec.template,
-        port: rollout.spec.traffic.port,
-        replicas: 0,
-        role: crate::workload::labels::Role::Rehearsal,
-    };
-    let set = match replica_set::build(&spec) {
+    // The real one is not known yet, and nobody starts from this.
+    let token = Token::new("dry-run");
+    let set = match revisions::build(ctx, rollout, revision, 0, Role::Rehearsal, &token) {
         Ok(set) => set,
         Err(error) => return Ok(Some(error.to_string())),
     };

@@ -1,24 +1,33 @@
 //! Sessions as the pods report them, and what ended without an announcement.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::sync::Mutex;
+use std::time::Duration;
 
 use futures_util::{StreamExt as _, stream};
+use k8s_openapi::api::apps::v1::ReplicaSet;
 use k8s_openapi::api::core::v1::Pod;
 use kube::api::Api;
+use tokio::net::TcpStream;
 
+use super::apply::RETIRED_COST;
 use super::context::{Context, LastSeen, Memory, lock};
 use super::error::Result;
+use crate::api::spec::{SessionsFrom, Via};
 use crate::api::{RolloutStatus, ValidatedRollout};
-use crate::drain::Token;
 use crate::drain::protocol::{DEFAULT_PORT, SessionsReport};
+use crate::drain::{self, Token};
 use crate::engine::evidence::{ProbeEvidence, ProbeFigures, ProbeTarget};
 use crate::workload::pods::PodFacts;
-use crate::workload::{labels, token};
+use crate::workload::{labels, replica_set, token};
 
 /// Pods that are asked for their sessions at the same time.
 const POLLS: usize = 32;
+/// What stands for the process of a pod that tells none: how often the kubelet restarted it.
+const RESTARTS: &str = "restarts-";
+/// How long a pod's application port may take to show that the pod can be reached.
+const REACHED: Duration = Duration::from_millis(500);
 
 /// Reads the drain tokens that are not known yet. A revision whose Secret is gone stays without: its pods are unknown.
 pub async fn tokens(
@@ -51,43 +60,152 @@ pub async fn tokens(
     Ok(known)
 }
 
+/// What pods said when they were asked.
+#[derive(Default)]
+pub struct Polled {
+    /// Sessions by the pod's UID. Who is not in it is unknown.
+    pub reports: BTreeMap<String, SessionsReport>,
+    /// Pods whose count is a metric's: their sessions are let go by SIGTERM.
+    pub gauged: BTreeSet<String>,
+    /// By revision: whether its pods answer the drain protocol. Who is not in it is unknown.
+    pub speaks: BTreeMap<String, bool>,
+}
+
+/// What one pod said.
+enum Answer {
+    /// Its sessions, by the protocol.
+    Report(SessionsReport),
+    /// Its sessions, by its metrics; and whether it refuses the protocol.
+    Gauge(SessionsReport, Refusal),
+    /// Nothing that tells its sessions.
+    Nothing(Refusal),
+}
+
+/// Whether a pod refuses the drain protocol.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Refusal {
+    /// It serves something else on the drain port.
+    Certain,
+    /// Its drain port is closed, or something on the way says so.
+    Closed,
+    /// Nobody knows.
+    Unknown,
+}
+
 /// Asks every running pod for its sessions. Who does not answer is unknown; whose container does not run has none.
 pub async fn poll(
     ctx: &Context,
+    rollout: &ValidatedRollout,
+    sets: &BTreeMap<String, ReplicaSet>,
     pods: &[std::sync::Arc<Pod>],
     tokens: &BTreeMap<String, Token>,
-) -> BTreeMap<String, SessionsReport> {
-    let mut reports = BTreeMap::new();
+) -> Polled {
+    let mut polled = Polled::default();
     let mut asked = Vec::new();
     for pod in pods {
         let Some(facts) = PodFacts::of(pod) else { continue };
         if !is_running(pod) {
-            reports.insert(facts.uid, nothing_runs());
+            polled.reports.insert(facts.uid, nothing_runs());
             continue;
         }
-        let token = facts.revision.as_ref().and_then(|revision| tokens.get(revision));
-        if let (Some(ip), Some(token)) = (facts.ip, token) {
-            asked.push(ask(ctx, facts.uid, SocketAddr::new(ip, DEFAULT_PORT), token));
-        }
+        let Some(revision) = facts.revision.clone() else {
+            continue;
+        };
+        let via = sets.get(&revision).and_then(replica_set::via_of);
+        let token = tokens.get(&revision).filter(|_| via != Some(Via::Signal));
+        let gauge = rollout.spec.drain.sessions_from.as_ref();
+        let gauge = gauge.filter(|_| matches!(via, Some(Via::Signal | Via::Auto)));
+        asked.push(async move { (ask(ctx, &facts, token, gauge).await, facts, revision) });
     }
     let answers: Vec<_> = stream::iter(asked).buffer_unordered(POLLS).collect().await;
-    reports.extend(answers.into_iter().flatten());
-    reports
-}
-
-async fn ask(
-    ctx: &Context,
-    uid: String,
-    address: SocketAddr,
-    token: &Token,
-) -> Option<(String, SessionsReport)> {
-    match ctx.drain.sessions(address, token).await {
-        Ok(report) => Some((uid, report)),
-        Err(error) => {
-            tracing::debug!(%address, category = error.category(), "sessions are unknown");
-            None
+    let mut refusing: BTreeMap<String, Vec<(Refusal, PodFacts)>> = BTreeMap::new();
+    for (answer, facts, revision) in answers {
+        let refusal = match answer {
+            Answer::Report(report) => {
+                polled.speaks.insert(revision, true);
+                polled.reports.insert(facts.uid, report);
+                continue;
+            }
+            Answer::Gauge(report, refusal) => {
+                polled.gauged.insert(facts.uid.clone());
+                polled.reports.insert(facts.uid.clone(), report);
+                refusal
+            }
+            Answer::Nothing(refusal) => refusal,
+        };
+        if refusal != Refusal::Unknown && facts.ready {
+            refusing.entry(revision).or_default().push((refusal, facts));
         }
     }
+    for (revision, pods) in refusing {
+        let port = rollout.spec.traffic.port;
+        if !polled.speaks.contains_key(&revision) && refuses(&pods, port).await {
+            polled.speaks.insert(revision, false);
+        }
+    }
+    polled
+}
+
+/// Asks by the protocol first, where the pod may know it.
+async fn ask(ctx: &Context, facts: &PodFacts, token: Option<&Token>, gauge: Option<&SessionsFrom>) -> Answer {
+    let Some(ip) = facts.ip else {
+        return Answer::Nothing(Refusal::Unknown);
+    };
+    let mut refusal = Refusal::Unknown;
+    if let Some(token) = token {
+        match ctx.drain.sessions(SocketAddr::new(ip, DEFAULT_PORT), token).await {
+            Ok(report) => return Answer::Report(report),
+            Err(error) => {
+                tracing::debug!(
+                    pod = facts.name,
+                    category = error.category(),
+                    "no answer by the protocol"
+                );
+                refusal = match error {
+                    drain::client::Error::NoProtocol => Refusal::Certain,
+                    error if error.is_refused_connection() => Refusal::Closed,
+                    _ => Refusal::Unknown,
+                };
+            }
+        }
+    }
+    let Some(from) = gauge else {
+        return Answer::Nothing(refusal);
+    };
+    let address = SocketAddr::new(ip, from.port);
+    match ctx.gauges.read(address, &from.path, &from.metric).await {
+        Ok(open) => {
+            let report = SessionsReport {
+                // The kubelet's count stands for the process: sessions do not outlive a restart.
+                instance: Some(format!("{RESTARTS}{}", facts.restarts)),
+                open,
+                ..SessionsReport::default()
+            };
+            Answer::Gauge(report, refusal)
+        }
+        Err(error) => {
+            tracing::debug!(
+                pod = facts.name,
+                category = error.category(),
+                "sessions are unknown"
+            );
+            Answer::Nothing(refusal)
+        }
+    }
+}
+
+/// Whether ready pods that refuse the protocol are to be believed. A closed port is the pod's own answer only where the pod can be
+/// reached at all: a network policy that rejects looks just the same, and proves nothing.
+async fn refuses(pods: &[(Refusal, PodFacts)], application: u16) -> bool {
+    if pods.iter().any(|(refusal, _)| *refusal == Refusal::Certain) {
+        return true;
+    }
+    let address = pods.iter().find_map(|(_, facts)| facts.ip);
+    let Some(address) = address.map(|ip| SocketAddr::new(ip, application)) else {
+        return false;
+    };
+    let dialled = tokio::time::timeout(REACHED, TcpStream::connect(address)).await;
+    matches!(dialled, Ok(Ok(_)))
 }
 
 /// Whether any container of the pod runs: sockets need a process.
@@ -109,7 +227,7 @@ pub fn count_unannounced(
     memory: &Mutex<Memory>,
     status: &RolloutStatus,
     facts: &BTreeMap<String, PodFacts>,
-    reports: &BTreeMap<String, SessionsReport>,
+    polled: &Polled,
 ) {
     let hidden = status
         .release
@@ -120,18 +238,26 @@ pub fn count_unannounced(
     let mut lost = 0;
     memory.pods.retain(|uid, last| {
         let there = facts.contains_key(uid);
-        if !there && last.revision.as_deref() != hidden {
+        if !there && last.revision.as_deref() != hidden && !last.dismissed {
             lost += last.open;
         }
         there
     });
-    for (uid, report) in reports {
+    // Who was deleted as an order to its SIGTERM handler was not cut: how its sessions end is told by nobody.
+    for (uid, last) in &mut memory.pods {
+        let signalled = polled.gauged.contains(uid) || last.instance.starts_with(RESTARTS);
+        let ordered = |f: &PodFacts| f.terminating && f.deletion_cost == RETIRED_COST;
+        last.dismissed |= signalled && facts.get(uid).is_some_and(ordered);
+    }
+    for (uid, report) in &polled.reports {
         let revision = facts.get(uid).and_then(|f| f.revision.clone());
-        let counts = revision.as_deref() != hidden;
+        let dismissed = memory.pods.get(uid).is_some_and(|last| last.dismissed);
+        let counts = revision.as_deref() != hidden && !dismissed;
         let now = LastSeen {
             instance: report.instance.clone().unwrap_or_default(),
             revision,
             open: report.open,
+            dismissed,
         };
         if let Some(last) = memory.pods.insert(uid.clone(), now)
             && Some(&last.instance) != report.instance.as_ref()
@@ -221,17 +347,22 @@ mod tests {
     type Round<'a> = (&'a [&'a str], &'a [(&'a str, &'a str, u64)]);
 
     fn counted(rounds: &[Round<'_>]) -> u64 {
+        counted_of(rounds, |_| {})
+    }
+
+    fn counted_of(rounds: &[Round<'_>], change: impl Fn(&mut PodFacts)) -> u64 {
         let memory = Mutex::new(Memory::default());
         for (pods, reports) in rounds {
             let reports = reports
                 .iter()
                 .map(|(pod, instance, open)| ((*pod).to_owned(), report(instance, *open)));
-            count_unannounced(
-                &memory,
-                &RolloutStatus::default(),
-                &facts(pods),
-                &reports.collect(),
-            );
+            let polled = Polled {
+                reports: reports.collect(),
+                ..Polled::default()
+            };
+            let mut facts = facts(pods);
+            facts.values_mut().for_each(&change);
+            count_unannounced(&memory, &RolloutStatus::default(), &facts, &polled);
         }
         lock(&memory).unannounced
     }
@@ -262,6 +393,41 @@ mod tests {
                 (&["a"], &[("a", "i", 6)])
             ]),
             0
+        );
+    }
+
+    #[test]
+    fn a_pod_that_was_deleted_as_an_order_has_cut_nobody_and_one_that_others_deleted_has() {
+        let rounds: &[Round<'_>] = &[
+            (&["a"], &[("a", "restarts-0", 7)]),
+            (&["a"], &[("a", "restarts-0", 5)]),
+            (&["a"], &[("a", "", 0)]),
+            (&[], &[]),
+        ];
+        let by = |cost| {
+            counted_of(rounds, move |facts| {
+                (facts.terminating, facts.deletion_cost) = (true, cost);
+            })
+        };
+        assert_eq!(by(RETIRED_COST), 0);
+        assert_eq!(by(0), 5, "an eviction is no order of ours");
+    }
+
+    #[tokio::test]
+    async fn a_closed_drain_port_is_believed_of_a_pod_that_can_be_reached() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let open = listener.local_addr().unwrap().port();
+        let mut pod = PodFacts::of(&pod("a", "old", &json!({"running": {}}))).unwrap();
+        pod.ip = Some("127.0.0.1".parse().unwrap());
+        let pods = |refusal| vec![(refusal, pod.clone())];
+        assert!(refuses(&pods(Refusal::Closed), open).await);
+        assert!(
+            !refuses(&pods(Refusal::Closed), 1).await,
+            "a policy that rejects proves nothing"
+        );
+        assert!(
+            refuses(&pods(Refusal::Certain), 1).await,
+            "an answer is an answer"
         );
     }
 

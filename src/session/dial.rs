@@ -3,7 +3,7 @@
 use std::pin::pin;
 use std::time::Duration;
 
-use http::{HeaderValue, Request, header};
+use http::{HeaderName, HeaderValue, Request, header};
 use rustls::pki_types::ServerName;
 use thiserror::Error;
 use tokio::net::TcpStream;
@@ -19,6 +19,7 @@ use url::form_urlencoded;
 use super::config::{Endpoint, PIN_HEADER, Pin, bearer};
 use super::event::Failure;
 use super::token::Token;
+use super::wire::Reconnect;
 
 /// 4 KiB each way instead of tungstenite's 128: an idle socket then costs under 6 KB instead of 137.
 const BUFFER: usize = 4 * 1024;
@@ -52,8 +53,8 @@ pub struct Resume<'a> {
     pub declare_notice: bool,
     /// Declares that the client opens its new socket before it leaves the old one.
     pub declare_overlap: bool,
-    /// The hint of the last notice, `name=value`.
-    pub hint: Option<&'a str>,
+    /// What the last notice said of the way.
+    pub hint: Option<&'a Reconnect>,
 }
 
 /// An accepted upgrade.
@@ -196,10 +197,22 @@ fn request(
     if let Some(Pin(value)) = pin {
         headers.insert(PIN_HEADER, HeaderValue::clone(value));
     }
+    let hint = resume.hint.and_then(|hint| hint.header.as_deref());
+    if let Some((name, value)) = hint.and_then(hint_header) {
+        headers.insert(name, value);
+    }
     Ok(request)
 }
 
-/// The URL with the session's own query behind the user's.
+/// A hint's header, `name: value`. Only `x-…` headers: a service that may steer its clients need not change who they say they are.
+fn hint_header(text: &str) -> Option<(HeaderName, HeaderValue)> {
+    let (name, value) = text.split_once(':')?;
+    let name = HeaderName::try_from(name.trim()).ok()?;
+    let value = HeaderValue::try_from(value.trim()).ok()?;
+    name.as_str().starts_with("x-").then_some((name, value))
+}
+
+/// The URL with the session's own query behind the user's, and with the path that a hint put in the place of the URL's.
 fn target(endpoint: &Endpoint, resume: Resume<'_>) -> String {
     let mut url = endpoint.url.clone();
     url.set_fragment(None);
@@ -209,6 +222,10 @@ fn target(endpoint: &Endpoint, resume: Resume<'_>) -> String {
         declare_overlap,
         hint,
     } = resume;
+    if let Some(path) = hint.and_then(|h| h.path.as_deref()) {
+        url.set_path(path);
+    }
+    let hint = hint.and_then(|h| h.query.as_deref());
     if session.is_some() || declare_notice || declare_overlap || hint.is_some() {
         let mut query = url.query_pairs_mut();
         if let Some((session, last)) = session {
@@ -256,7 +273,10 @@ mod tests {
             session: Some(("s 1", 17)),
             declare_notice: true,
             declare_overlap: true,
-            hint: Some("wsroll=x7Qp"),
+            hint: Some(&Reconnect {
+                query: Some("wsroll=x7Qp".to_owned()),
+                ..Reconnect::default()
+            }),
         };
         assert_eq!(
             target(&endpoint, resume),
@@ -268,6 +288,39 @@ mod tests {
     fn a_first_connect_leaves_the_url_alone() {
         let endpoint = Endpoint::new("ws://chat/ws", "t").unwrap();
         assert_eq!(target(&endpoint, Resume::default()), "ws://chat/ws");
+    }
+
+    #[test]
+    fn a_hint_may_be_a_path_or_a_header() {
+        let endpoint = Endpoint::new("ws://chat/ws?room=1", "t").unwrap();
+        let lead = |path: Option<&str>, header: Option<&str>| {
+            let hint = Reconnect {
+                path: path.map(str::to_owned),
+                header: header.map(str::to_owned),
+                ..Reconnect::default()
+            };
+            let resume = Resume {
+                hint: Some(&hint),
+                ..Resume::default()
+            };
+            request(&endpoint, resume, None, None).unwrap()
+        };
+        let by_path = lead(Some("/wsroll-x7Qp/ws"), None);
+        assert_eq!(by_path.uri().to_string(), "ws://chat/wsroll-x7Qp/ws?room=1");
+        let by_header = lead(None, Some("x-wsroll-hint: x7Qp"));
+        assert_eq!(by_header.uri().to_string(), "ws://chat/ws?room=1");
+        assert_eq!(by_header.headers()["x-wsroll-hint"], "x7Qp");
+        for bad in [
+            "authorization: Bearer t",
+            "host: elsewhere",
+            "x-a",
+            "x-a: b\r\nx: y",
+        ] {
+            let request = lead(None, Some(bad));
+            assert!(!request.headers().contains_key("authorization"), "{bad}");
+            assert_eq!(request.headers()["host"], "chat", "{bad}");
+            assert!(!request.headers().contains_key("x-a"), "{bad}");
+        }
     }
 
     #[test]

@@ -79,7 +79,7 @@ pub struct Notice {
     pub make_before_break: bool,
 }
 
-/// The session's place in time.
+/// The session's place in time, and what leads it to the right revision.
 #[derive(Debug, Clone, Default, PartialEq, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct Reconnect {
@@ -89,6 +89,10 @@ pub struct Reconnect {
     pub within_ms: u64,
     /// A query to append to the URL: `name=value`.
     pub query: Option<String>,
+    /// A path that takes the place of the URL's.
+    pub path: Option<String>,
+    /// A request header: `name: value`.
+    pub header: Option<String>,
 }
 
 /// What the client sends.

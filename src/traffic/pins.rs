@@ -1,7 +1,7 @@
 //! Pins: routes of our own that lead whoever carries a pin's value to one slot, whatever the weights are.
 //!
-//! The rules are the user's, each match narrowed by one more term: a header for probes, a query parameter for the
-//! reconnect hints of moved sessions. A more specific match wins over the user's own (the precedence rules of the Gateway API).
+//! The rules are the user's, each match narrowed by one more term: a header for probes; a query parameter, a header or a longer path
+//! (which is rewritten to the user's) for the reconnect hints of moved sessions. A more specific match wins over the user's own (the precedence rules of the Gateway API).
 //! All of it is derived, so the same input always gives the same routes.
 
 use kube::ResourceExt;
@@ -73,6 +73,19 @@ pub enum Error {
         rule: usize,
         /// The header or parameter.
         name: &'static str,
+    },
+    /// A path that nothing can be put before.
+    #[error(
+        "rule {rule} of HTTPRoute {route} matches its path as {kind}, which a hint by path cannot be put before: use \
+         drain.notice.hint Query or Header"
+    )]
+    Path {
+        /// The route's name.
+        route: String,
+        /// The rule's place, from 0.
+        rule: usize,
+        /// The kind of path match.
+        kind: String,
     },
     /// More than we are willing to make.
     #[error("pins would need {0} HTTPRoutes, more than {MAX_ROUTES}: use fewer rules that name our slots")]
@@ -191,10 +204,10 @@ fn pinned_rules(
                 .backend_refs
                 .iter()
                 .find(|b| b.service(&namespace) == Some(pin.service.as_str()));
-            let matches = narrowed(rule, pin).map_err(|problem| problem.at(route.name_any(), index))?;
+            let narrowed = narrowed(rule, pin).map_err(|problem| problem.at(route.name_any(), index))?;
             let mut other = rule.other.clone();
             other.remove("name"); // rule names are unique within a route
-            for chunk in matches.chunks(MAX_MATCHES_PER_RULE) {
+            for (matches, rewrite) in narrowed {
                 let backend = HttpBackendRef {
                     group: Some(String::new()),
                     kind: Some("Service".to_owned()),
@@ -204,7 +217,10 @@ fn pinned_rules(
                     weight: Some(1),
                     other: named.map(|backend| backend.other.clone()).unwrap_or_default(),
                 };
-                let (matches, other) = (chunk.to_vec(), other.clone());
+                let mut other = other.clone();
+                if let Some(path) = rewrite {
+                    add_rewrite(&mut other, path);
+                }
                 made.push(HttpRouteRule {
                     matches,
                     backend_refs: vec![backend],
@@ -219,26 +235,34 @@ fn pinned_rules(
 enum Problem {
     Full(&'static str),
     Reserved(&'static str),
+    Path(String),
 }
+
+/// Matches that share a rule, and the path that the rule's filter writes.
+type Narrowed = (Vec<HttpRouteMatch>, Option<Value>);
 
 impl Problem {
     fn at(self, route: String, rule: usize) -> Error {
         match self {
             Self::Full(kind) => Error::Full { route, rule, kind },
             Self::Reserved(name) => Error::Reserved { route, rule, name },
+            Self::Path(kind) => Error::Path { route, rule, kind },
         }
     }
 }
 
-/// The rule's matches, each with the pin's term added.
-fn narrowed(rule: &HttpRouteRule, pin: &Pin) -> Result<Vec<HttpRouteMatch>, Problem> {
+/// The rule's matches, each with the pin's term added, by the rules they are to stand in: a rewritten path needs one of its own.
+fn narrowed(rule: &HttpRouteRule, pin: &Pin) -> Result<Vec<Narrowed>, Problem> {
     let everything = [HttpRouteMatch::default()];
     let matches = if rule.matches.is_empty() {
         &everything[..]
     } else {
         &rule.matches[..]
     };
-    matches
+    if pin.carrier == Carrier::HintPath {
+        return matches.iter().map(|present| prefixed(present, pin)).collect();
+    }
+    let narrowed: Vec<HttpRouteMatch> = matches
         .iter()
         .map(|present| {
             let mut narrowed = present.clone();
@@ -265,7 +289,51 @@ fn narrowed(rule: &HttpRouteRule, pin: &Pin) -> Result<Vec<HttpRouteMatch>, Prob
             });
             Ok(narrowed)
         })
-        .collect()
+        .collect::<Result<_, _>>()?;
+    let chunks = narrowed.chunks(MAX_MATCHES_PER_RULE);
+    Ok(chunks.map(|chunk| (chunk.to_vec(), None)).collect())
+}
+
+/// A match with the hint's path before its own, and the filter's path that takes it off again.
+fn prefixed(present: &HttpRouteMatch, pin: &Pin) -> Result<Narrowed, Problem> {
+    let path = present.path.as_ref();
+    let text = |key: &str, absent: &str| {
+        let value = path.and_then(|path| path[key].as_str()).unwrap_or(absent);
+        value.to_owned()
+    };
+    let (kind, own) = (text("type", "PathPrefix"), text("value", "/"));
+    let hint = format!("{HINT_PATH}{}", pin.value);
+    let (value, rewrite) = match kind.as_str() {
+        "PathPrefix" => {
+            let own = own.trim_end_matches('/');
+            let back = if own.is_empty() { "/" } else { own };
+            (
+                format!("{hint}{own}"),
+                json!({"type": "ReplacePrefixMatch", "replacePrefixMatch": back}),
+            )
+        }
+        "Exact" => (
+            format!("{hint}{own}"),
+            json!({"type": "ReplaceFullPath", "replaceFullPath": own}),
+        ),
+        _ => return Err(Problem::Path(kind)),
+    };
+    let mut longer = present.clone();
+    longer.path = Some(json!({"type": kind, "value": value}));
+    Ok((vec![longer], Some(rewrite)))
+}
+
+/// Lets a rule rewrite the path. A rewrite of the user's stays: it writes the same path whatever was matched.
+fn add_rewrite(other: &mut serde_json::Map<String, Value>, path: Value) {
+    let filters = other.entry("filters").or_insert_with(|| json!([]));
+    let Some(filters) = filters.as_array_mut() else {
+        return;
+    };
+    match filters.iter_mut().find(|f| f["type"] == "URLRewrite") {
+        Some(own) if own["urlRewrite"]["path"].is_object() => {}
+        Some(own) if own["urlRewrite"].is_object() => own["urlRewrite"]["path"] = path,
+        _ => filters.push(json!({"type": "URLRewrite", "urlRewrite": {"path": path}})),
+    }
 }
 
 /// Splits a group into specs that keep the Gateway API's limits.

@@ -84,6 +84,101 @@ fn the_users_rules_narrowed_by_the_pin() {
 }
 
 #[test]
+fn a_hint_by_header_is_a_term_of_its_own() {
+    let made = built(
+        &[route("chat", &json!({}))],
+        &[pin(Carrier::HintHeader, "h1", "chat-b")],
+    )
+    .unwrap();
+    let matches = serde_json::to_value(&made[0].spec.rules[0].matches).unwrap();
+    let term = json!({"type": "Exact", "name": "x-wsroll-hint", "value": "h1"});
+    assert_eq!(matches[0]["headers"], json!([term]));
+    assert_eq!(matches[1]["headers"][1], term);
+}
+
+#[test]
+fn a_hint_by_path_is_put_before_the_path_and_taken_off_again() {
+    let matches = json!([
+        {"path": {"type": "PathPrefix", "value": "/ws/"}},
+        {"path": {"type": "Exact", "value": "/socket"}, "headers": [{"name": "x", "value": "y"}]},
+        {"queryParams": [{"name": "q", "value": "1"}]},
+    ]);
+    let rule = json!({"matches": matches, "timeouts": {"request": "0s"}, "backendRefs": [{"name": "chat-a", "port": 8080}]});
+    let made = built(
+        &[route("chat", &json!({"spec": {"rules": [rule]}}))],
+        &[pin(Carrier::HintPath, "h1", "chat-b")],
+    )
+    .unwrap();
+    let rules = serde_json::to_value(&made[0].spec.rules).unwrap();
+    let rewrite = |path: Value| json!([{"type": "URLRewrite", "urlRewrite": {"path": path}}]);
+    let of = |n: usize, field: &str| rules[n][field].clone();
+    assert_eq!(
+        rules.as_array().unwrap().len(),
+        3,
+        "a prefix is rewritten in a rule with one match"
+    );
+    assert_eq!(
+        of(0, "matches"),
+        json!([{"path": {"type": "PathPrefix", "value": "/wsroll-h1/ws"}}])
+    );
+    assert_eq!(
+        of(0, "filters"),
+        rewrite(json!({"type": "ReplacePrefixMatch", "replacePrefixMatch": "/ws"}))
+    );
+    assert_eq!(
+        of(1, "matches"),
+        json!([{"path": {"type": "Exact", "value": "/wsroll-h1/socket"}, "headers": [{"name": "x", "value": "y"}]}])
+    );
+    assert_eq!(
+        of(1, "filters"),
+        rewrite(json!({"type": "ReplaceFullPath", "replaceFullPath": "/socket"}))
+    );
+    assert_eq!(
+        of(2, "matches"),
+        json!([{"path": {"type": "PathPrefix", "value": "/wsroll-h1"}, "queryParams": [{"name": "q", "value": "1"}]}])
+    );
+    assert_eq!(
+        of(2, "filters"),
+        rewrite(json!({"type": "ReplacePrefixMatch", "replacePrefixMatch": "/"}))
+    );
+    assert_eq!(of(2, "timeouts"), json!({"request": "0s"}));
+    assert_eq!(of(2, "backendRefs")[0]["name"], "chat-b");
+}
+
+#[test]
+fn a_rewrite_of_the_users_stays_and_one_of_the_host_is_completed() {
+    let with = |rewrite: Value| {
+        let rule = json!({"matches": [{"path": {"type": "PathPrefix", "value": "/ws"}}],
+            "filters": [{"type": "URLRewrite", "urlRewrite": rewrite}], "backendRefs": [{"name": "chat-a", "port": 8080}]});
+        let made = built(
+            &[route("chat", &json!({"spec": {"rules": [rule]}}))],
+            &[pin(Carrier::HintPath, "h1", "chat-b")],
+        )
+        .unwrap();
+        serde_json::to_value(&made[0].spec.rules[0]).unwrap()["filters"].clone()
+    };
+    let own = json!({"path": {"type": "ReplacePrefixMatch", "replacePrefixMatch": "/v2"}});
+    assert_eq!(
+        with(own.clone()),
+        json!([{"type": "URLRewrite", "urlRewrite": own}])
+    );
+    assert_eq!(
+        with(json!({"hostname": "h"})),
+        json!([{"type": "URLRewrite", "urlRewrite": {"hostname": "h",
+            "path": {"type": "ReplacePrefixMatch", "replacePrefixMatch": "/ws"}}}])
+    );
+}
+
+#[test]
+fn nothing_can_be_put_before_a_regular_expression() {
+    let rule = json!({"matches": [{"path": {"type": "RegularExpression", "value": "/ws.*"}}], "backendRefs": [{"name": "chat-a"}]});
+    let route = route("chat", &json!({"spec": {"rules": [rule]}}));
+    let error = built(&[route.clone()], &[pin(Carrier::HintPath, "h", "chat-a")]).unwrap_err();
+    assert!(error.to_string().contains("Query or Header"), "{error}");
+    built(&[route], &[pin(Carrier::Hint, "h", "chat-a")]).unwrap();
+}
+
+#[test]
 fn a_rule_without_matches_is_narrowed_too() {
     let bare = json!({"spec": {"rules": [{"backendRefs": [{"name": "chat-a", "port": 8080}]}]}});
     let made = built(&[route("chat", &bare)], &[pin(Carrier::Probe, "p", "chat-a")]).unwrap();

@@ -6,7 +6,6 @@ use kube::ResourceExt as _;
 use kube::api::ObjectMeta;
 use serde_json::json;
 
-use crate::api::SLOTS;
 use crate::workload::labels::{self, Parent};
 
 /// Tells gateways that the port speaks WebSockets (KEP-3726).
@@ -17,9 +16,9 @@ pub fn service_name(rollout: &str, slot: &str) -> String {
     format!("{rollout}-{slot}")
 }
 
-/// The names of all slots' Services, in the order of [`SLOTS`].
-pub fn service_names(rollout: &str) -> Vec<String> {
-    SLOTS.iter().map(|slot| service_name(rollout, slot)).collect()
+/// The names of these slots' Services, in their order.
+pub fn service_names(rollout: &str, slots: &[&str]) -> Vec<String> {
+    slots.iter().map(|slot| service_name(rollout, slot)).collect()
 }
 
 /// The slot that a Service stands for.
@@ -27,8 +26,9 @@ pub fn slot_of(service: &Service) -> Option<&str> {
     service.labels().get(labels::SLOT).map(String::as_str)
 }
 
-/// The Service of a slot that leads to a revision's pods in rotation.
-pub fn build(parent: &Parent<'_>, slot: &str, revision: &str, port: u16) -> Service {
+/// The Service of a slot that leads to a revision's pods in rotation: `port` is what routes name, `target` where those pods take
+/// connections (their application's port, or their sidecar's).
+pub fn build(parent: &Parent<'_>, slot: &str, revision: &str, port: u16, target: u16) -> Service {
     let mut own_labels = parent.labels();
     own_labels.insert(labels::SLOT.to_owned(), slot.to_owned());
     let mut selector = labels::revision_labels(parent.name, revision);
@@ -48,7 +48,7 @@ pub fn build(parent: &Parent<'_>, slot: &str, revision: &str, port: u16) -> Serv
                 protocol: Some("TCP".to_owned()),
                 app_protocol: Some(APP_PROTOCOL.to_owned()),
                 port: i32::from(port),
-                target_port: Some(IntOrString::Int(i32::from(port))),
+                target_port: Some(IntOrString::Int(i32::from(target))),
                 ..ServicePort::default()
             }]),
             ..ServiceSpec::default()
@@ -105,19 +105,31 @@ pub fn is_current(observed: &Service, desired: &Service) -> bool {
     labelled && essence(observed) == essence(desired)
 }
 
-/// Points a slot at another revision. `None` where it leads there already, or is none of ours. Only to be done
-/// while the slot's weight is 0 and programmed.
-pub fn repoint_patch(service: &Service, revision: &str) -> Option<json_patch::Patch> {
+/// Points a slot at another revision, and at the port where its pods take connections, in one write: nobody is led to a port that
+/// the pods do not have. `None` where it leads there already, or is none of ours. Only to be done while the slot's weight is 0 and
+/// programmed.
+pub fn repoint_patch(service: &Service, revision: &str, port: u16, target: u16) -> Option<json_patch::Patch> {
     let present = selected_revision(service)?;
-    if present == revision {
+    let ports = service.spec.as_ref()?.ports.as_deref().unwrap_or_default();
+    let ours = ports.iter().position(|p| p.port == i32::from(port));
+    // A port that people gave a name to, or changed, is ours to set only where it is the one that routes name.
+    let retarget =
+        ours.filter(|index| ports[*index].target_port != Some(IntOrString::Int(i32::from(target))));
+    if present == revision && retarget.is_none() {
         return None;
     }
     let path = crate::workload::pods::pointer("/spec/selector", labels::REVISION);
-    crate::workload::pods::patch(json!([
-        {"op": "test", "path": "/metadata/uid", "value": service.uid()},
-        {"op": "test", "path": path, "value": present},
-        {"op": "replace", "path": path, "value": revision},
-    ]))
+    let mut operations = vec![
+        json!({"op": "test", "path": "/metadata/uid", "value": service.uid()}),
+        json!({"op": "test", "path": path, "value": present}),
+        json!({"op": "replace", "path": path, "value": revision}),
+    ];
+    if let Some(index) = retarget {
+        let at = format!("/spec/ports/{index}");
+        operations.push(json!({"op": "test", "path": format!("{at}/port"), "value": port}));
+        operations.push(json!({"op": "add", "path": format!("{at}/targetPort"), "value": target}));
+    }
+    crate::workload::pods::patch(json!(operations))
 }
 
 #[cfg(test)]
@@ -131,7 +143,7 @@ mod tests {
     };
 
     fn stored() -> Service {
-        let mut service = build(&PARENT, "a", "x", 8080);
+        let mut service = build(&PARENT, "a", "x", 8080, 8080);
         service.metadata.uid = Some("s-1".into());
         let spec = service.spec.as_mut().unwrap();
         spec.cluster_ip = Some("10.96.0.7".into());
@@ -141,7 +153,7 @@ mod tests {
 
     #[test]
     fn a_slot_leads_to_the_pods_in_rotation_of_one_revision() {
-        let service = serde_json::to_value(build(&PARENT, "b", "x", 8080)).unwrap();
+        let service = serde_json::to_value(build(&PARENT, "b", "x", 8080, 8080)).unwrap();
         assert_eq!(service["metadata"]["name"], "chat-b");
         assert_eq!(service["metadata"].get("ownerReferences"), None);
         assert_eq!(
@@ -156,21 +168,47 @@ mod tests {
 
     #[test]
     fn what_the_api_server_fills_in_is_no_difference() {
-        assert!(is_current(&stored(), &build(&PARENT, "a", "x", 8080)));
-        assert!(!is_current(&stored(), &build(&PARENT, "a", "x", 9090)));
-        assert!(!is_current(&stored(), &build(&PARENT, "a", "y", 8080)));
+        assert!(is_current(&stored(), &build(&PARENT, "a", "x", 8080, 8080)));
+        assert!(!is_current(&stored(), &build(&PARENT, "a", "x", 9090, 9090)));
+        assert!(!is_current(&stored(), &build(&PARENT, "a", "x", 8080, 9910)));
+        assert!(!is_current(&stored(), &build(&PARENT, "a", "y", 8080, 8080)));
     }
 
     #[test]
     fn a_slot_is_pointed_elsewhere_only_from_where_it_was() {
         let service = stored();
-        let patch = repoint_patch(&service, "y").unwrap();
+        let patch = repoint_patch(&service, "y", 8080, 8080).unwrap();
         let mut value = serde_json::to_value(&service).unwrap();
         json_patch::patch(&mut value, &patch).unwrap();
         let moved: Service = serde_json::from_value(value.clone()).unwrap();
         assert_eq!(selected_revision(&moved), Some("y"));
         json_patch::patch(&mut value, &patch).unwrap_err();
-        assert_eq!(repoint_patch(&moved, "y"), None);
+        assert_eq!(repoint_patch(&moved, "y", 8080, 8080), None);
+    }
+
+    #[test]
+    fn the_port_of_the_pods_changes_with_the_revision_in_one_write() {
+        let target = |service: &Service| {
+            let ports = service.spec.as_ref().unwrap().ports.as_ref().unwrap();
+            (ports[0].port, ports[0].target_port.clone())
+        };
+        let point = |service: &Service, revision: &str, to: u16| {
+            let patch = repoint_patch(service, revision, 8080, to).unwrap();
+            let mut value = serde_json::to_value(service).unwrap();
+            json_patch::patch(&mut value, &patch).unwrap();
+            serde_json::from_value::<Service>(value).unwrap()
+        };
+        let to_sidecar = point(&stored(), "y", 9910);
+        assert_eq!(selected_revision(&to_sidecar), Some("y"));
+        assert_eq!(
+            target(&to_sidecar),
+            (8080, Some(IntOrString::Int(9910))),
+            "routes name the same port"
+        );
+        let back = point(&to_sidecar, "x", 8080);
+        assert_eq!(target(&back), (8080, Some(IntOrString::Int(8080))));
+        // A half that was written by hand, or by an operator of another mind, is put right.
+        assert_eq!(target(&point(&to_sidecar, "y", 8080)), target(&back));
     }
 
     #[test]
@@ -179,6 +217,6 @@ mod tests {
         assert!(!belongs_to(&stored(), &Parent { uid: "u-2", ..PARENT }));
         assert!(!belongs_to(&Service::default(), &PARENT));
         assert_eq!(slot_of(&stored()), Some("a"));
-        assert_eq!(service_names("chat"), ["chat-a", "chat-b", "chat-c"]);
+        assert_eq!(service_names("chat", &["a", "b"]), ["chat-a", "chat-b"]);
     }
 }

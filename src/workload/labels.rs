@@ -19,6 +19,8 @@ pub const SLOT: &str = "wsroll.dev/slot";
 pub const ROLLOUT_UID: &str = "wsroll.dev/rollout-uid";
 /// Annotation of a ReplicaSet: the user's template as canonical JSON, so that the revision can be told again.
 pub const TEMPLATE: &str = "wsroll.dev/template";
+/// Annotation of a ReplicaSet: who lets its pods' sessions go (`Protocol`, `Sidecar`, `Signal`, `Auto`), as it was created.
+pub const VIA: &str = "wsroll.dev/via";
 /// Annotation of a pod: the cheapest is deleted first (Kubernetes' own).
 pub const DELETION_COST: &str = "controller.kubernetes.io/pod-deletion-cost";
 

@@ -7,6 +7,7 @@ pub mod pods;
 pub mod replica_set;
 pub mod revision;
 pub mod scale;
+pub mod sidecar;
 pub mod token;
 
 pub use labels::Role;

@@ -9,6 +9,9 @@ use serde_json::{Map, Value, json};
 
 use super::labels::{self, Parent, Role};
 use super::revision::canonical;
+use super::sidecar::{self, Sidecar};
+use super::token;
+use crate::api::spec::Via;
 use crate::drain::protocol::DEFAULT_PORT;
 
 /// Where the token and the role are mounted.
@@ -35,6 +38,14 @@ pub enum Error {
     /// A name the operator needs for itself.
     #[error("spec.template.{0} is set by wsroll: remove it from the template")]
     Reserved(String),
+    /// Nobody named the sidecar's image.
+    #[error("spec.drain.via is Sidecar and no image is known for it")]
+    NoSidecarImage,
+    /// A port the sidecar needs.
+    #[error(
+        "port {0} of the pods is the sidecar's: let the application listen on another (spec.traffic.port, spec.template)"
+    )]
+    PortTaken(u16),
     /// Larger than what fits beside the ReplicaSet.
     #[error("spec.template is larger than {MAX_TEMPLATE} bytes")]
     TooLarge,
@@ -55,6 +66,10 @@ pub struct Spec<'a> {
     pub replicas: i32,
     /// The role new pods start with.
     pub role: Role,
+    /// Who lets the pods' sessions go.
+    pub via: Via,
+    /// The sidecar, where that is who.
+    pub sidecar: Option<Sidecar<'a>>,
 }
 
 /// The ReplicaSet as JSON, fit for `create` and for a server-side dry run.
@@ -63,9 +78,12 @@ pub fn build(spec: &Spec<'_>) -> Result<Value, Error> {
         parent,
         revision,
         template,
-        port,
         replicas,
-        role,
+        via,
+        // The pods' own.
+        port: _,
+        role: _,
+        sidecar: _,
     } = spec;
     let kept = canonical(template);
     if kept.len() > MAX_TEMPLATE {
@@ -74,6 +92,7 @@ pub fn build(spec: &Spec<'_>) -> Result<Value, Error> {
     let selector = labels::revision_labels(parent.name, revision);
     let mut annotations = parent.annotations();
     annotations.insert(labels::TEMPLATE.to_owned(), kept);
+    annotations.insert(labels::VIA.to_owned(), via.to_string());
     Ok(json!({
         "apiVersion": "apps/v1",
         "kind": "ReplicaSet",
@@ -86,7 +105,7 @@ pub fn build(spec: &Spec<'_>) -> Result<Value, Error> {
         "spec": {
             "replicas": replicas,
             "selector": {"matchLabels": selector},
-            "template": pod_template(template, parent.name, revision, port, role)?,
+            "template": pod_template(spec)?,
         },
     }))
 }
@@ -119,6 +138,23 @@ pub fn belongs_to(set: &ReplicaSet, rollout_uid: &str) -> bool {
         .is_some_and(|uid| uid == rollout_uid)
 }
 
+/// Who lets the sessions of a ReplicaSet's pods go, as it was created. `None` where an older operator did not write it down.
+pub fn via_of(set: &ReplicaSet) -> Option<Via> {
+    let via = set.annotations().get(labels::VIA)?;
+    [Via::Auto, Via::Protocol, Via::Sidecar, Via::Signal]
+        .into_iter()
+        .find(|known| known.to_string() == *via)
+}
+
+/// The port at which the pods of a ReplicaSet take connections: the sidecar's where they have one, else the application's.
+pub fn traffic_port(set: &ReplicaSet, application: u16) -> u16 {
+    if sidecar::is_in(set) {
+        sidecar::TRAFFIC_PORT
+    } else {
+        application
+    }
+}
+
 /// The role that new pods of the set start with.
 pub fn template_role(set: &ReplicaSet) -> Option<Role> {
     let labels = set
@@ -144,8 +180,13 @@ pub fn role_patch(set: &ReplicaSet, role: Role) -> Option<json_patch::Patch> {
     ]))
 }
 
-fn pod_template(user: &Value, rollout: &str, revision: &str, port: u16, role: Role) -> Result<Value, Error> {
-    let mut template = user.as_object().cloned().ok_or(Error::NotAnObject("metadata"))?;
+fn pod_template(wanted: &Spec<'_>) -> Result<Value, Error> {
+    let (rollout, revision, port) = (wanted.parent.name, wanted.revision, wanted.port);
+    let mut template = wanted
+        .template
+        .as_object()
+        .cloned()
+        .ok_or(Error::NotAnObject("metadata"))?;
     let metadata = object(&mut template, "metadata", "metadata")?;
     let own_labels = object(metadata, "labels", "metadata.labels")?;
     let taken = [labels::ROLLOUT, labels::REVISION, labels::SERVING, labels::ROLE];
@@ -156,11 +197,14 @@ fn pod_template(user: &Value, rollout: &str, revision: &str, port: u16, role: Ro
         own_labels.insert(name, Value::from(value));
     }
     own_labels.insert(labels::SERVING.to_owned(), Value::from("true"));
-    own_labels.insert(labels::ROLE.to_owned(), Value::from(role.as_str()));
+    own_labels.insert(labels::ROLE.to_owned(), Value::from(wanted.role.as_str()));
 
     let spec = object(&mut template, "spec", "spec")?;
     add_volume(spec, rollout, revision)?;
-    add_to_container(spec, revision, port)?;
+    let index = add_to_container(spec, revision, port, wanted.sidecar.is_none())?;
+    if let Some(sidecar) = &wanted.sidecar {
+        sidecar::inject(spec, sidecar, revision, port, index)?;
+    }
     Ok(Value::Object(template))
 }
 
@@ -170,14 +214,25 @@ fn add_volume(spec: &mut Map<String, Value>, rollout: &str, revision: &str) -> R
         return Err(Error::Reserved(format!("spec.volumes[{VOLUME}]")));
     }
     let role = format!("metadata.labels['{}']", labels::ROLE);
+    let secret = labels::token_name(rollout, revision);
+    let item = |key: &str| json!([{"key": key, "path": key}]);
     volumes.push(json!({"name": VOLUME, "projected": {"sources": [
-        {"secret": {"name": labels::token_name(rollout, revision), "items": [{"key": super::token::KEY, "path": "token"}]}},
+        {"secret": {"name": secret, "items": item(token::KEY)}},
+        // A source of its own: Secrets of older operators have no such key, and `optional` is the source's.
+        {"secret": {"name": secret, "items": item(token::IDENTITY_KEY), "optional": true}},
         {"downwardAPI": {"items": [{"path": "role", "fieldRef": {"fieldPath": role}}]}},
     ]}}));
     Ok(())
 }
 
-fn add_to_container(spec: &mut Map<String, Value>, revision: &str, port: u16) -> Result<(), Error> {
+/// Gives the application's container what it needs, and says which of them it is. Where a sidecar lets the sessions go
+/// (`speaks` is false) the application is told its revision and nothing else.
+fn add_to_container(
+    spec: &mut Map<String, Value>,
+    revision: &str,
+    port: u16,
+    speaks: bool,
+) -> Result<usize, Error> {
     let containers = list(spec, "containers", "spec.containers")?;
     let index = containers.iter().position(|c| declares(c, port)).unwrap_or(0);
     let container = containers.get_mut(index).ok_or(Error::NoContainer)?;
@@ -192,17 +247,27 @@ fn add_to_container(spec: &mut Map<String, Value>, revision: &str, port: u16) ->
 
     let env = list(container, "env", &format!("spec.containers[{name}].env"))?;
     let own = [
-        ("WSROLL_TOKEN_FILE", format!("{MOUNT_PATH}/token")),
+        ("WSROLL_TOKEN_FILE", format!("{MOUNT_PATH}/{}", token::KEY)),
+        (
+            "WSROLL_IDENTITY_KEY_FILE",
+            format!("{MOUNT_PATH}/{}", token::IDENTITY_KEY),
+        ),
         ("WSROLL_PORT", DEFAULT_PORT.to_string()),
         ("WSROLL_REVISION", revision.to_owned()),
     ];
-    for (variable, value) in own {
+    let given = own
+        .into_iter()
+        .filter(|(variable, _)| speaks || *variable == "WSROLL_REVISION");
+    for (variable, value) in given {
         if env.iter().any(|entry| entry["name"] == variable) {
             return Err(Error::Reserved(format!(
                 "spec.containers[{name}].env[{variable}]"
             )));
         }
         env.push(json!({"name": variable, "value": value}));
+    }
+    if !speaks {
+        return Ok(index);
     }
 
     let mounts = list(
@@ -216,7 +281,7 @@ fn add_to_container(spec: &mut Map<String, Value>, revision: &str, port: u16) ->
         )));
     }
     mounts.push(json!({"name": VOLUME, "mountPath": MOUNT_PATH, "readOnly": true}));
-    Ok(())
+    Ok(index)
 }
 
 fn declares(container: &Value, port: u16) -> bool {
@@ -237,7 +302,11 @@ fn object<'a>(
     slot.as_object_mut().ok_or(Error::NotAnObject(path))
 }
 
-fn list<'a>(parent: &'a mut Map<String, Value>, key: &str, path: &str) -> Result<&'a mut Vec<Value>, Error> {
+pub(super) fn list<'a>(
+    parent: &'a mut Map<String, Value>,
+    key: &str,
+    path: &str,
+) -> Result<&'a mut Vec<Value>, Error> {
     let slot = parent.entry(key).or_insert(Value::Null);
     if slot.is_null() {
         *slot = json!([]);

@@ -27,6 +27,8 @@ fn built(template: &Value) -> Result<Value, Error> {
         port: 8080,
         replicas: 3,
         role: Role::Rehearsal,
+        via: Via::Protocol,
+        sidecar: None,
     })
 }
 
@@ -53,6 +55,7 @@ fn pods_get_labels_environment_and_volume() {
     assert_eq!(
         container["env"],
         json!([{"name": "A", "value": "b"}, {"name": "WSROLL_TOKEN_FILE", "value": "/var/run/wsroll/token"},
+            {"name": "WSROLL_IDENTITY_KEY_FILE", "value": "/var/run/wsroll/identity-key"},
             {"name": "WSROLL_PORT", "value": "9911"}, {"name": "WSROLL_REVISION", "value": "bcdfg24567"}])
     );
     assert_eq!(container["volumeMounts"][0]["mountPath"], "/var/run/wsroll");
@@ -69,8 +72,15 @@ fn pods_get_labels_environment_and_volume() {
         pod["spec"]["volumes"][0]["projected"]["sources"][0]["secret"]["name"],
         "chat-bcdfg24567-token"
     );
+    let identity = &pod["spec"]["volumes"][0]["projected"]["sources"][1]["secret"];
     assert_eq!(
-        pod["spec"]["volumes"][0]["projected"]["sources"][1]["downwardAPI"]["items"][0]["fieldRef"]["fieldPath"],
+        *identity,
+        json!({"name": "chat-bcdfg24567-token", "items": [{"key": "identity-key", "path": "identity-key"}], "optional": true}),
+        "a Secret of an older operator starts its pods all the same"
+    );
+    assert_eq!(set["metadata"]["annotations"]["wsroll.dev/via"], "Protocol");
+    assert_eq!(
+        pod["spec"]["volumes"][0]["projected"]["sources"][2]["downwardAPI"]["items"][0]["fieldRef"]["fieldPath"],
         "metadata.labels['wsroll.dev/role']"
     );
 }
@@ -95,6 +105,8 @@ fn a_port_that_no_container_names_is_told() {
         port: 9090,
         replicas: 1,
         role: Role::Stable,
+        via: Via::Auto,
+        sidecar: None,
     })
     .unwrap();
     assert!(

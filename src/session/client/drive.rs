@@ -178,7 +178,7 @@ impl Session {
                 session: id.as_deref().map(|id| (id, last)).filter(|_| ours),
                 declare_notice: *declare_notice && ours,
                 declare_overlap: *make_before_break && ours,
-                hint: hint.as_deref(),
+                hint: Some(&hint),
             };
             dial(endpoint, resume, token.as_ref(), pin.as_ref()).await
         })));
@@ -321,7 +321,7 @@ impl Session {
         socket.noticed = true;
         socket.send(ClientFrame::Ack { id: &notice.id }.to_text());
         // A hint holds until the next notice: without it an unasked reconnect could land where it would be moved again.
-        self.hint = notice.reconnect.query;
+        self.hint = notice.reconnect.clone();
         let make_before_break = notice.make_before_break && self.config.make_before_break;
         let after = std::time::Duration::from_millis(notice.reconnect.after_ms);
         self.events.push_back(Event::Noticed {

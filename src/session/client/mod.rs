@@ -23,6 +23,7 @@ use super::event::{Cause, End, Event};
 use super::ledger::{Ledger, Request, Section};
 use super::socket::Socket;
 use super::token::Token;
+use super::wire::Reconnect;
 
 /// How long an old socket is read after a new one took over, for a pod that never closes it.
 const FADE: Duration = Duration::from_mins(1);
@@ -35,7 +36,8 @@ pub struct Session {
     config: Arc<SessionConfig>,
     token: Option<Token>,
     pin: Option<Pin>,
-    hint: Option<String>,
+    /// What the last notice said of the way.
+    hint: Reconnect,
     id: Option<String>,
     ledger: Ledger,
     backoff: Backoff,
@@ -87,7 +89,7 @@ impl Session {
             config,
             token,
             pin,
-            hint: None,
+            hint: Reconnect::default(),
             id: None,
             ledger: Ledger::default(),
             backoff: Backoff::default(),
