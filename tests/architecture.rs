@@ -9,9 +9,9 @@
 use std::path::{Path, PathBuf};
 
 /// The rooms of `src`.
-const ROOMS: [&str; 12] = [
-    "api", "cli", "drain", "engine", "lint", "operator", "probe", "report", "session", "traffic", "web",
-    "workload",
+const ROOMS: [&str; 13] = [
+    "api", "cli", "drain", "engine", "lint", "operator", "probe", "proxy", "report", "session", "traffic",
+    "web", "workload",
 ];
 
 fn source() -> PathBuf {
