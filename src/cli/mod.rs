@@ -1,6 +1,7 @@
 //! One binary, many verbs. It answers to `kubectl wsroll …` too, under the name `kubectl-wsroll`.
 
 pub mod cluster;
+pub mod conformance;
 pub mod crd;
 pub mod load;
 pub mod operator;
@@ -49,6 +50,8 @@ enum Verb {
     Load(load::LoadArgs),
     /// Check that sessions of a service survive a reconnect
     Probe(probe::ProbeArgs),
+    /// Play the drain protocol against an implementation, and say what holds and what does not
+    Conformance(conformance::ConformanceArgs),
     /// Print the CustomResourceDefinition as YAML
     Crd,
 }
@@ -89,6 +92,7 @@ impl Verb {
             Self::Retry(args) => args.run(Request::Retry).await,
             Self::Load(args) => args.run().await,
             Self::Probe(args) => args.run().await,
+            Self::Conformance(args) => args.run().await,
             Self::Crd => output::print(&crd::yaml()?),
         }
     }
@@ -127,6 +131,7 @@ mod tests {
             "wsroll retry chat --wait 1m30s",
             "wsroll load --url ws://chat/ws --sessions 5 --say-every 500ms -o json",
             "wsroll probe --url ws://chat/ws --connect-to 10.0.0.1:80",
+            "wsroll conformance --url http://10.0.0.1:9911 --token-file /t --ws ws://10.0.0.1:8080/ws --declare-notice wsroll=1",
             "wsroll crd",
             "wsroll --log debug --log-format json crd",
         ] {

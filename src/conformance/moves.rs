@@ -1,0 +1,426 @@
+//! Rules about the sessions themselves: clients are opened, ordered away, and asked what they saw.
+
+use std::time::Duration;
+
+use serde_json::{Value, json};
+use tokio::time::{Instant, sleep};
+
+use super::crowd::{Crowd, End, Member, OpenError};
+use super::measure::{looks_sorted, most_within};
+use super::port::Auth;
+use super::rule;
+use super::run::Run;
+use crate::drain::protocol::{DRAIN_PATH, DrainProgress, DrainState};
+
+/// Sessions per second in the scenes.
+pub(super) const RATE: f64 = 8.0;
+/// The most between notice and turn in the scenes, milliseconds.
+pub(super) const MAX_MS: u64 = 400;
+/// What may come on top of the time that rate and window give, until something counts as not happening.
+pub(super) const PATIENCE: Duration = Duration::from_secs(8);
+/// Long enough for a pod that goes on at [`RATE`] to show it.
+pub(super) const WATCH: Duration = Duration::from_millis(1_500);
+const LOOK_EVERY: Duration = Duration::from_millis(100);
+/// How far the times of two ends may lie apart, since both of them are busy at times.
+pub(super) const SLACK: Duration = Duration::from_millis(150);
+/// The code of the scenes that do not use the default.
+pub(super) const OTHER_CODE: u16 = 4012;
+
+// === impl Run ===
+
+impl Run {
+    pub(super) async fn moves(&mut self, crowd: &mut Crowd) -> Result<(), OpenError> {
+        self.all_leave(crowd).await?;
+        self.some_leave(crowd).await?;
+        self.cancelled(crowd).await?;
+        self.unrenewed(crowd).await?;
+        self.left_alone(crowd).await?;
+        self.totals(crowd).await;
+        Ok(())
+    }
+
+    /// An order of this run for everybody.
+    pub(super) fn order(&self, name: &str) -> Value {
+        json!({"id": self.id(name), "reason": "drill", "select": {"all": {}}, "mode": "ask",
+            "ratePerSecond": RATE, "leaseSeconds": 30, "onDeadline": "wait",
+            "reconnect": {"minMs": 0, "maxMs": MAX_MS, "hint": {"query": "wsroll=conformance"}}, "closeCode": 1012})
+    }
+
+    /// Waits until the report counts the crowd's open sockets.
+    pub(super) async fn counted(&mut self, crowd: &mut Crowd, what: &str) {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let (open, told) = (
+                crowd.open_count() as u64,
+                self.port.sessions().await.map(|report| report.open),
+            );
+            let live = self.config.live;
+            let holds = told
+                .as_ref()
+                .is_ok_and(|told| *told == open || live && *told >= open);
+            if holds || Instant::now() > deadline {
+                let told = told.map_or_else(|error| error, |told| told.to_string());
+                let evidence = format!("{what}: {open} open, told {told}");
+                return self.report.check(&rule::SESSIONS_COUNT, holds, evidence);
+            }
+            crowd.watch(LOOK_EVERY).await;
+        }
+    }
+
+    /// Everybody goes, and somebody comes meanwhile.
+    async fn all_leave(&mut self, crowd: &mut Crowd) -> Result<(), OpenError> {
+        let count = self.config.sessions.max(16);
+        crowd.open(count).await?;
+        self.counted(crowd, "after opening").await;
+
+        // Whoever takes one of these moves everybody at a thousand per second.
+        for (what, body) in self.bad_bodies() {
+            let answer = self
+                .port
+                .call(http::Method::PUT, DRAIN_PATH, Auth::Right, Some(body))
+                .await;
+            if !answer.is(400) {
+                self.report
+                    .check(&rule::ORDER_BAD, false, format!("{what} {answer}"));
+            }
+        }
+        crowd.watch(Duration::from_millis(500)).await;
+        let moved = count - crowd.open_count();
+        let told = crowd
+            .members
+            .iter()
+            .filter(|member| !member.notices.is_empty())
+            .count();
+        let evidence = format!("of {count} clients {moved} were closed and {told} got a notice");
+        self.report
+            .check(&rule::ORDER_BAD_STARTS_NOTHING, moved + told == 0, evidence);
+        if moved > 0 {
+            crowd.open(moved).await?;
+        }
+
+        let first = crowd.members.len() - count;
+        let order = self.order("all");
+        let begun = Instant::now();
+        self.start(&order).await;
+        crowd
+            .until(begun + PATIENCE, |members| {
+                members[first..].iter().any(|m| m.end.is_some())
+            })
+            .await;
+        self.start(&order).await;
+        let late = crowd.open_one(false).await;
+        let needed = Duration::from_secs_f64((count + 1) as f64 / RATE) + Duration::from_millis(MAX_MS);
+        let gone = crowd
+            .until(begun + needed + PATIENCE, |members| {
+                members.iter().all(|m| m.end.is_some())
+            })
+            .await;
+
+        let evidence = match &late {
+            Err(error) => format!("a client that came during the order was refused: {error}"),
+            Ok(()) if gone => {
+                "a client that came during the order was taken, and closed in its turn".to_owned()
+            }
+            Ok(()) => "a client that came during the order was taken".to_owned(),
+        };
+        let late_stayed = late.is_ok() && crowd.members.last().is_some_and(|member| member.end.is_none());
+        let others_gone = crowd.open_count() <= 1;
+        self.report.check(
+            &rule::DRAIN_ACCEPTS,
+            late.is_ok() && !(late_stayed && others_gone),
+            evidence,
+        );
+
+        let members = &crowd.members[first..];
+        let left = members.iter().filter(|member| member.end.is_none()).count();
+        let evidence = format!(
+            "{} clients, {left} still open {} ms after the order",
+            members.len(),
+            begun.elapsed().as_millis()
+        );
+        self.report.check(
+            &rule::DRAIN_COMPLETES,
+            left == 0 || late_stayed && left == 1,
+            evidence,
+        );
+        self.ends(members, begun, RATE, 1012, "all");
+        self.shuffled(&members[..count]);
+        self.notices(crowd, first, &order);
+        self.progress_of("all", crowd, first).await;
+        self.counted(crowd, "after the order").await;
+        Ok(())
+    }
+
+    /// How the sessions of an order ended: code, reason, pace.
+    pub(super) fn ends(&mut self, members: &[Member], begun: Instant, rate: f64, code: u16, name: &str) {
+        let id = self.id(name);
+        let mut times: Vec<Duration> = Vec::new();
+        let (mut cut, mut other, mut wordless) = (0, Vec::new(), 0);
+        for (at, end) in members.iter().filter_map(|member| member.end.as_ref()) {
+            times.push(at.saturating_duration_since(begun));
+            match end {
+                End::Cut => cut += 1,
+                End::Closed(seen, reason) => {
+                    if *seen != code {
+                        other.push(*seen);
+                    }
+                    if !reason.contains(&id) {
+                        wordless += 1;
+                    }
+                }
+            }
+        }
+        times.sort_unstable();
+        let all = times.len();
+        let evidence = format!("{all} closes, {cut} without a close frame");
+        self.report.check(&rule::DRAIN_CLEAN, cut == 0, evidence);
+        other.sort_unstable();
+        other.dedup();
+        let evidence = if other.is_empty() {
+            format!("{} closes with {code}", all - cut)
+        } else {
+            format!("ordered {code}, seen {other:?}")
+        };
+        self.report.check(&rule::DRAIN_CODE, other.is_empty(), evidence);
+        let evidence = format!("{wordless} of {} closes without it", all - cut);
+        self.report
+            .check(&rule::DRAIN_CLOSE_REASON, wordless == 0, evidence);
+        self.paced(&rule::DRAIN_PACED, &times, rate);
+        let burst = most_within(&times, Duration::from_millis(250));
+        let bound = (rate / 2.0).ceil() as usize + 1;
+        let evidence = format!("at most {burst} closes in 250 ms at {rate} per second");
+        self.report.check(&rule::DRAIN_EVEN, burst <= bound, evidence);
+    }
+
+    /// At most the rate and one more in a second: what was closed in time may be seen late.
+    pub(super) fn paced(&mut self, of: &rule::Rule, times: &[Duration], rate: f64) {
+        let most = most_within(times, Duration::from_secs(1).saturating_sub(SLACK));
+        let evidence = format!(
+            "{} closes, at most {most} in a second at {rate} per second",
+            times.len()
+        );
+        self.report.check(of, most <= rate.ceil() as usize + 1, evidence);
+    }
+
+    /// Whether the order of the closes has nothing to do with that of the opens; those with and without notices each.
+    fn shuffled(&mut self, members: &[Member]) {
+        let mut ended: Vec<(Instant, usize, bool)> = members
+            .iter()
+            .enumerate()
+            .filter_map(|(place, member)| Some((member.end.as_ref()?.0, place, member.declared)))
+            .collect();
+        ended.sort_unstable();
+        let all: Vec<usize> = ended.iter().map(|(_, place, _)| *place).collect();
+        let kind = |kind: bool| -> Vec<usize> {
+            ended
+                .iter()
+                .filter(|(.., declared)| *declared == kind)
+                .map(|(_, place, _)| place / 2)
+                .collect()
+        };
+        let sorted = looks_sorted(&all) || looks_sorted(&kind(true)) || looks_sorted(&kind(false));
+        let begin: Vec<String> = all.iter().take(8).map(ToString::to_string).collect();
+        let evidence = format!(
+            "of {} clients in the order of their opening went {} …",
+            all.len(),
+            begin.join(", ")
+        );
+        self.report.check(&rule::DRAIN_RANDOM, !sorted, evidence);
+    }
+
+    async fn progress_of(&mut self, name: &str, crowd: &Crowd, first: usize) {
+        if !self.tells_orders {
+            self.report
+                .not_offered(&rule::DRAIN_PROGRESS, "the report has no drain");
+            return self
+                .report
+                .not_offered(&rule::DRAIN_DONE, "the report has no drain");
+        }
+        let deadline = Instant::now() + PATIENCE;
+        let id = self.id(name);
+        let drain = loop {
+            match self.port.progress(&id).await {
+                Some(drain) if drain.state == DrainState::Done || Instant::now() > deadline => break drain,
+                None if Instant::now() > deadline => {
+                    return self
+                        .report
+                        .check(&rule::DRAIN_DONE, false, "the report forgot the order");
+                }
+                _ => sleep(LOOK_EVERY).await,
+            }
+        };
+        let evidence = format!("after the last close it is {:?}", drain.state);
+        self.report
+            .check(&rule::DRAIN_DONE, drain.state == DrainState::Done, evidence);
+
+        let members = &crowd.members[first..];
+        let DrainProgress {
+            eligible,
+            notified,
+            closed_clean,
+            acked,
+            ..
+        } = drain;
+        let told = members.iter().filter(|member| !member.notices.is_empty()).count() as u64;
+        let closed = members.iter().filter(|member| member.end.is_some()).count() as u64;
+        let counters = [
+            ("eligible", eligible, closed),
+            ("notified", notified, told),
+            ("closedClean", closed_clean, closed),
+        ];
+        let there = counters.iter().filter(|(_, told, _)| told.is_some()).count();
+        let wrong: Vec<String> = counters
+            .iter()
+            .filter_map(|(name, told, seen)| {
+                told.filter(|told| told != seen)
+                    .map(|told| format!("{name} {told} instead of {seen}"))
+            })
+            .collect();
+        if there == 0 {
+            self.report
+                .not_offered(&rule::DRAIN_PROGRESS, "the order has no counters");
+        } else {
+            let evidence = if wrong.is_empty() {
+                format!("{there} counters are right")
+            } else {
+                wrong.join(", ")
+            };
+            self.report
+                .check(&rule::DRAIN_PROGRESS, wrong.is_empty(), evidence);
+        }
+        match acked {
+            Some(acked) if told > 0 => {
+                self.report.check(
+                    &rule::NOTICE_ACK,
+                    acked == told,
+                    format!("{acked} of {told} counted"),
+                );
+            }
+            _ => self
+                .report
+                .not_offered(&rule::NOTICE_ACK, "nothing was told, or acked is not reported"),
+        }
+    }
+
+    /// A number of sessions, and a share of them.
+    async fn some_leave(&mut self, crowd: &mut Crowd) -> Result<(), OpenError> {
+        let first = crowd.open(12).await?;
+        self.counted(crowd, "after opening").await;
+        let mut expected = 12;
+        for (of, name, select, goes) in [
+            (&rule::DRAIN_COUNT, "count", json!({"count": 4}), 4),
+            (&rule::DRAIN_FRACTION, "fraction", json!({"fraction": 0.5}), 4),
+        ] {
+            let mut order = self.order(name);
+            order["select"] = select;
+            order["closeCode"] = OTHER_CODE.into();
+            // Above what is needed: pace is another rule's.
+            order["ratePerSecond"] = 20.into();
+            let before = crowd.members.iter().filter(|member| member.end.is_some()).count();
+            let begun = Instant::now();
+            self.start(&order).await;
+            expected -= goes;
+            crowd
+                .until(begun + PATIENCE, |members| {
+                    members.iter().filter(|m| m.end.is_none()).count() <= expected
+                })
+                .await;
+            crowd.watch(WATCH).await;
+            let left = crowd.open_count();
+            self.report.check(
+                of,
+                left == expected,
+                format!(
+                    "{select_words}: {gone} closed, {left} left",
+                    select_words = order["select"],
+                    gone = expected + goes - left.min(expected + goes)
+                ),
+            );
+            let gone = crowd.members.iter().filter(|member| member.end.is_some()).count() - before;
+            let wrong = crowd.members[first..]
+                .iter()
+                .filter_map(|member| match &member.end {
+                    Some((_, End::Closed(code, _))) if *code != OTHER_CODE => Some(code.to_string()),
+                    Some((_, End::Cut)) => Some("a cut".to_owned()),
+                    _ => None,
+                });
+            let wrong: Vec<String> = wrong.collect();
+            let evidence = format!(
+                "{gone} closes with {OTHER_CODE} ordered, others: {}",
+                wrong.join(", ")
+            );
+            self.report.check(&rule::DRAIN_CODE, wrong.is_empty(), evidence);
+            expected = left;
+        }
+        Ok(())
+    }
+
+    /// An order is cancelled in the middle.
+    async fn cancelled(&mut self, crowd: &mut Crowd) -> Result<(), OpenError> {
+        crowd.open(12_usize.saturating_sub(crowd.open_count())).await?;
+        let all = crowd.open_count();
+        let mut order = self.order("cancelled");
+        order["reconnect"]["maxMs"] = 0.into();
+        order["ratePerSecond"] = 4.into();
+        let begun = Instant::now();
+        self.start(&order).await;
+        let some = crowd
+            .until(begun + PATIENCE, |members| {
+                members.iter().filter(|m| m.end.is_none()).count() + 2 <= all
+            })
+            .await;
+        let answer = self.port.delete(&self.id("cancelled")).await;
+        // What was on its way when the order was cancelled has arrived by now.
+        crowd.watch(SLACK).await;
+        let told = crowd
+            .members
+            .iter()
+            .filter(|m| m.end.is_none() && told_by(m, &self.id("cancelled")))
+            .count();
+        let then = crowd.open_count();
+        crowd.watch(WATCH).await;
+        let lost = then - crowd.open_count();
+        let evidence = format!(
+            "DELETE {answer} after {} closes; {then} were left, {told} of them told, {lost} closed after it",
+            all - then
+        );
+        self.report
+            .check(&rule::DRAIN_CANCEL, some && lost <= told, evidence);
+        Ok(())
+    }
+
+    async fn totals(&mut self, crowd: &Crowd) {
+        let Some(totals) = self.port.sessions().await.ok().and_then(|report| report.totals) else {
+            return;
+        };
+        if let Some(accepted) = totals.accepted {
+            let opened = crowd.members.len() as u64;
+            self.report.check(
+                &rule::SESSIONS_TOTALS,
+                accepted >= opened,
+                format!("accepted {accepted}, we opened {opened}"),
+            );
+        }
+        if let Some(closed) = totals.closed {
+            let seen = crowd
+                .members
+                .iter()
+                .filter(|member| matches!(member.end, Some((_, End::Closed(1012, _)))))
+                .count() as u64;
+            let told = closed.get("1012").copied().unwrap_or(0);
+            self.report.check(
+                &rule::SESSIONS_TOTALS,
+                told >= seen,
+                format!("closed with 1012: {told}, we saw {seen}"),
+            );
+        } else if totals.accepted.is_none() {
+            self.report
+                .not_offered(&rule::SESSIONS_TOTALS, "neither accepted nor closed is there");
+        }
+    }
+}
+
+/// Whether the order told this client to go.
+fn told_by(member: &Member, id: &str) -> bool {
+    member.notices.iter().any(|(_, notice)| notice["id"] == id)
+}
