@@ -69,6 +69,7 @@ impl Run {
         );
         self.report
             .check(&rule::DRAIN_RATE, left < 6 || begun.elapsed() < slow, evidence);
+        self.port.delete(&self.id("unrenewed")).await;
         Ok(())
     }
 

@@ -4,6 +4,7 @@
 //! [`Traffic`] it opens clients of its own and has them drained: every session of the process takes part in that, so a
 //! process that has other sessions is left alone unless [`Config::live`] says so. All orders are cancelled at the end.
 
+mod counters;
 mod crowd;
 mod deadlines;
 mod events;

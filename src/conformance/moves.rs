@@ -3,14 +3,14 @@
 use std::time::Duration;
 
 use serde_json::{Value, json};
-use tokio::time::{Instant, sleep};
+use tokio::time::Instant;
 
 use super::crowd::{Crowd, End, Member, OpenError};
 use super::measure::{looks_sorted, most_within};
 use super::port::Auth;
 use super::rule;
 use super::run::Run;
-use crate::drain::protocol::{DRAIN_PATH, DrainProgress, DrainState};
+use crate::drain::protocol::DRAIN_PATH;
 
 /// Sessions per second in the scenes.
 pub(super) const RATE: f64 = 8.0;
@@ -20,7 +20,7 @@ pub(super) const MAX_MS: u64 = 400;
 pub(super) const PATIENCE: Duration = Duration::from_secs(8);
 /// Long enough for a pod that goes on at [`RATE`] to show it.
 pub(super) const WATCH: Duration = Duration::from_millis(1_500);
-const LOOK_EVERY: Duration = Duration::from_millis(100);
+pub(super) const LOOK_EVERY: Duration = Duration::from_millis(100);
 /// How far the times of two ends may lie apart, since both of them are busy at times.
 pub(super) const SLACK: Duration = Duration::from_millis(150);
 /// The code of the scenes that do not use the default.
@@ -148,6 +148,8 @@ impl Run {
         self.notices(crowd, first, &order);
         self.progress_of("all", crowd, first).await;
         self.counted(crowd, "after the order").await;
+        // It would go on taking those who come: all means them as well.
+        self.port.delete(&self.id("all")).await;
         Ok(())
     }
 
@@ -226,80 +228,6 @@ impl Run {
             begin.join(", ")
         );
         self.report.check(&rule::DRAIN_RANDOM, !sorted, evidence);
-    }
-
-    async fn progress_of(&mut self, name: &str, crowd: &Crowd, first: usize) {
-        if !self.tells_orders {
-            self.report
-                .not_offered(&rule::DRAIN_PROGRESS, "the report has no drain");
-            return self
-                .report
-                .not_offered(&rule::DRAIN_DONE, "the report has no drain");
-        }
-        let deadline = Instant::now() + PATIENCE;
-        let id = self.id(name);
-        let drain = loop {
-            match self.port.progress(&id).await {
-                Some(drain) if drain.state == DrainState::Done || Instant::now() > deadline => break drain,
-                None if Instant::now() > deadline => {
-                    return self
-                        .report
-                        .check(&rule::DRAIN_DONE, false, "the report forgot the order");
-                }
-                _ => sleep(LOOK_EVERY).await,
-            }
-        };
-        let evidence = format!("after the last close it is {:?}", drain.state);
-        self.report
-            .check(&rule::DRAIN_DONE, drain.state == DrainState::Done, evidence);
-
-        let members = &crowd.members[first..];
-        let DrainProgress {
-            eligible,
-            notified,
-            closed_clean,
-            acked,
-            ..
-        } = drain;
-        let told = members.iter().filter(|member| !member.notices.is_empty()).count() as u64;
-        let closed = members.iter().filter(|member| member.end.is_some()).count() as u64;
-        let counters = [
-            ("eligible", eligible, closed),
-            ("notified", notified, told),
-            ("closedClean", closed_clean, closed),
-        ];
-        let there = counters.iter().filter(|(_, told, _)| told.is_some()).count();
-        let wrong: Vec<String> = counters
-            .iter()
-            .filter_map(|(name, told, seen)| {
-                told.filter(|told| told != seen)
-                    .map(|told| format!("{name} {told} instead of {seen}"))
-            })
-            .collect();
-        if there == 0 {
-            self.report
-                .not_offered(&rule::DRAIN_PROGRESS, "the order has no counters");
-        } else {
-            let evidence = if wrong.is_empty() {
-                format!("{there} counters are right")
-            } else {
-                wrong.join(", ")
-            };
-            self.report
-                .check(&rule::DRAIN_PROGRESS, wrong.is_empty(), evidence);
-        }
-        match acked {
-            Some(acked) if told > 0 => {
-                self.report.check(
-                    &rule::NOTICE_ACK,
-                    acked == told,
-                    format!("{acked} of {told} counted"),
-                );
-            }
-            _ => self
-                .report
-                .not_offered(&rule::NOTICE_ACK, "nothing was told, or acked is not reported"),
-        }
     }
 
     /// A number of sessions, and a share of them.
@@ -387,36 +315,6 @@ impl Run {
         self.report
             .check(&rule::DRAIN_CANCEL, some && lost <= told, evidence);
         Ok(())
-    }
-
-    async fn totals(&mut self, crowd: &Crowd) {
-        let Some(totals) = self.port.sessions().await.ok().and_then(|report| report.totals) else {
-            return;
-        };
-        if let Some(accepted) = totals.accepted {
-            let opened = crowd.members.len() as u64;
-            self.report.check(
-                &rule::SESSIONS_TOTALS,
-                accepted >= opened,
-                format!("accepted {accepted}, we opened {opened}"),
-            );
-        }
-        if let Some(closed) = totals.closed {
-            let seen = crowd
-                .members
-                .iter()
-                .filter(|member| matches!(member.end, Some((_, End::Closed(1012, _)))))
-                .count() as u64;
-            let told = closed.get("1012").copied().unwrap_or(0);
-            self.report.check(
-                &rule::SESSIONS_TOTALS,
-                told >= seen,
-                format!("closed with 1012: {told}, we saw {seen}"),
-            );
-        } else if totals.accepted.is_none() {
-            self.report
-                .not_offered(&rule::SESSIONS_TOTALS, "neither accepted nor closed is there");
-        }
     }
 }
 

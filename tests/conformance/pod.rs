@@ -6,12 +6,12 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
+use axum::Router;
 use axum::body::Bytes;
-use axum::extract::{Path, Query, State};
-use axum::http::{HeaderMap, StatusCode};
+use axum::extract::{Path, State};
+use axum::http::{HeaderMap, StatusCode, Uri};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{delete, get, put};
-use axum::{Json, Router};
 use futures_util::{SinkExt as _, StreamExt as _};
 use rand::seq::SliceRandom as _;
 use serde_json::{Value, json};
@@ -485,7 +485,7 @@ async fn sessions(State(pod): State<Pod>, Path(version): Path<String>, headers: 
     if pod.has(Fault::CountsInWords) {
         report["open"] = "many".into();
     }
-    Json(report).into_response()
+    json(&report)
 }
 
 async fn order(
@@ -548,14 +548,17 @@ async fn cancel(
 async fn events(
     State(pod): State<Pod>,
     Path(version): Path<String>,
-    Query(query): Query<BTreeMap<String, u64>>,
+    uri: Uri,
     headers: HeaderMap,
 ) -> Response {
     if let Some(status) = pod.refuses(&version, &headers, false) {
         return status.into_response();
     }
     let state = pod.lock();
-    let after = query.get("after").copied().unwrap_or(0) as usize;
+    let after: usize = uri
+        .query()
+        .and_then(|query| query.strip_prefix("after=")?.parse().ok())
+        .unwrap_or(0);
     let from = if pod.has(Fault::EventsStartOver) {
         after.saturating_sub(1)
     } else {
@@ -564,5 +567,9 @@ async fn events(
     .min(state.events.len());
     let page: Vec<&Value> = state.events[from..].iter().take(50).collect();
     let next = from.max(after) + page.len();
-    Json(json!({"next": next, "lost": 0, "events": page})).into_response()
+    json(&json!({"next": next, "lost": 0, "events": page}))
+}
+
+fn json(value: &Value) -> Response {
+    ([("content-type", "application/json")], value.to_string()).into_response()
 }
