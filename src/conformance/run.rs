@@ -108,7 +108,15 @@ impl Run {
                 let mut crowd = Crowd::new(traffic, &self.name);
                 let moved = self.moves(&mut crowd).await;
                 crowd.leave().await;
-                moved.map_err(|error| Error::Open(error.to_string()))?;
+                match moved {
+                    Ok(()) => {}
+                    Err(error) if crowd.members.is_empty() => return Err(Error::Open(error.to_string())),
+                    // The first ones were taken, so it is no wrong URL or header.
+                    Err(error) => {
+                        let evidence = format!("client {} was refused: {error}", crowd.members.len() + 1);
+                        self.report.check(&rule::DRAIN_ACCEPTS, false, evidence);
+                    }
+                }
                 self.events_account(&crowd).await;
             }
         }
