@@ -400,9 +400,10 @@ impl Running {
     }
 
     fn moves(&self, now: Instant) -> bool {
-        let asks = match self.is_over() {
-            true => self.order.on_deadline == OnDeadline::Close,
-            false => self.order.mode != Mode::Leave,
+        let asks = if self.is_over() {
+            self.order.on_deadline == OnDeadline::Close
+        } else {
+            self.order.mode != Mode::Leave
         };
         asks && !self.cancelled && now < self.lease_until
     }

@@ -87,10 +87,13 @@ async fn answer(drain: &Drain, right: &[u8], request: Request<Incoming>) -> (Sta
             };
             match Order::parse(&body.to_bytes()) {
                 Err(why) => refuse(StatusCode::BAD_REQUEST, &why),
-                Ok(order) => match drain.put(order) {
-                    true => (StatusCode::OK, drain.progress()),
-                    false => refuse(StatusCode::CONFLICT, "this order was cancelled"),
-                },
+                Ok(order) => {
+                    if drain.put(order) {
+                        (StatusCode::OK, drain.progress())
+                    } else {
+                        refuse(StatusCode::CONFLICT, "this order was cancelled")
+                    }
+                }
             }
         }
         _ => refuse(StatusCode::METHOD_NOT_ALLOWED, "not a method of this resource"),
