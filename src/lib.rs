@@ -9,6 +9,8 @@ pub mod engine;
 pub mod drain;
 pub mod session;
 
+pub mod conformance;
+
 pub mod probe;
 pub mod proxy;
 pub mod report;

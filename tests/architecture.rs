@@ -9,9 +9,21 @@
 use std::path::{Path, PathBuf};
 
 /// The rooms of `src`.
-const ROOMS: [&str; 13] = [
-    "api", "cli", "drain", "engine", "lint", "operator", "probe", "proxy", "report", "session", "traffic",
-    "web", "workload",
+const ROOMS: [&str; 14] = [
+    "api",
+    "cli",
+    "conformance",
+    "drain",
+    "engine",
+    "lint",
+    "operator",
+    "probe",
+    "proxy",
+    "report",
+    "session",
+    "traffic",
+    "web",
+    "workload",
 ];
 
 fn source() -> PathBuf {
@@ -141,6 +153,13 @@ fn only_the_operator_and_the_command_line_know_the_operator() {
     for room in ROOMS.iter().filter(|room| !matches!(**room, "operator" | "cli")) {
         forbid(room, &words(&["crate::operator"]));
     }
+}
+
+#[test]
+fn the_conformance_check_knows_the_protocol_and_a_client_and_nothing_else() {
+    forbid("conformance", &rooms_but(&["conformance", "drain", "session"]));
+    // It has to be freer than the operator's own client is.
+    forbid("conformance", &words(&["DrainClient"]));
 }
 
 #[test]

@@ -1,6 +1,7 @@
 //! One binary, many verbs. It answers to `kubectl wsroll …` too, under the name `kubectl-wsroll`.
 
 pub mod cluster;
+pub mod conformance;
 pub mod crd;
 pub mod lint;
 pub mod load;
@@ -55,6 +56,8 @@ enum Verb {
     Probe(probe::ProbeArgs),
     /// Say what will go wrong, from the manifests alone
     Lint(lint::LintArgs),
+    /// Play the drain protocol against an implementation, and say what holds and what does not
+    Conformance(conformance::ConformanceArgs),
     /// Print the CustomResourceDefinition as YAML
     Crd,
 }
@@ -100,6 +103,7 @@ impl Verb {
             Self::Load(args) => args.run().await,
             Self::Probe(args) => args.run().await,
             Self::Lint(args) => args.run(),
+            Self::Conformance(args) => args.run().await,
             Self::Crd => output::print(&crd::yaml()?),
         }
     }
@@ -139,6 +143,7 @@ mod tests {
             "wsroll load --url ws://chat/ws --sessions 5 --say-every 500ms -o json",
             "wsroll probe --url ws://chat/ws --connect-to 10.0.0.1:80",
             "wsroll sidecar --listen 0.0.0.0:9910 --application 127.0.0.1:8080 --threads 2 --grace 5s",
+            "wsroll conformance --url http://10.0.0.1:9911 --token-file /t --ws ws://10.0.0.1:8080/ws --declare-notice wsroll=1",
             "wsroll crd",
             "wsroll lint -f rollout.yaml -f - -o json",
             "wsroll lint --file a.yaml b.yaml",

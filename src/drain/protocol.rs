@@ -319,7 +319,7 @@ pub struct Reconnect {
 pub enum Hint {
     /// Appended to the URL's query, `name=value`.
     Query(String),
-    /// A path that takes the place of the URL's.
+    /// A prefix that the client puts before its URL's path; the gateway takes it off again.
     Path(String),
     /// A request header, `name: value`.
     Header(String),
@@ -379,7 +379,7 @@ pub struct NoticeReconnect {
     /// Appended to the URL's query.
     #[serde(default)]
     pub query: Option<String>,
-    /// Takes the place of the URL's path.
+    /// Put before the URL's path: `/wsroll-x7Qp` and `/ws` make `/wsroll-x7Qp/ws`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub path: Option<String>,
     /// A request header for the reconnect, `name: value`; browsers cannot send one.

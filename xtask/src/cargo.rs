@@ -26,8 +26,12 @@ pub fn command() -> Command {
 /// Asking for examples, of which there are none, turns on the features of shared dependencies that only
 /// tests ask for: otherwise everything would be compiled once for the tests and once more for this.
 pub fn build_programs() -> Result<PathBuf> {
-    let programs = ["--bin", "wsroll", "--bin", "session-server", "--examples"];
-    shell::run(command().args(["build", "--workspace"]).args(programs))?;
+    let programs = ["wsroll", "session-server", "native-rust"].map(|name| ["--bin", name]);
+    let mut build = command();
+    build
+        .args(["build", "--workspace", "--examples"])
+        .args(programs.concat());
+    shell::run(&mut build)?;
     Ok(target_dir()?.join("debug"))
 }
 

@@ -8,6 +8,7 @@ mod demo;
 mod generate;
 mod host;
 mod image;
+mod interop;
 mod interrupt;
 mod lint;
 mod paths;

@@ -1,4 +1,4 @@
-//! The tests: those that need nothing, and those that need a cluster.
+//! The tests: those that need nothing, those of other stacks, and those that need a cluster.
 
 use std::{path::Path, process::Command};
 
@@ -8,7 +8,7 @@ use crate::{
     cargo,
     cluster::{self, ClusterHandle},
     image::{self, Images},
-    interrupt, paths, shell,
+    interop, interrupt, paths, shell,
     wait::Stopwatch,
 };
 
@@ -17,6 +17,10 @@ use crate::{
 pub enum Kind {
     /// Those that need no cluster
     Unit,
+    /// The drain protocol in other languages, and the JavaScript client
+    Native,
+    /// The JavaScript client in a browser
+    Browser,
     /// Those that need a cluster
     E2e,
 }
@@ -28,6 +32,9 @@ pub struct Options {
     kind: Option<Kind>,
     /// Only tests whose name holds this
     filter: Option<String>,
+    /// Kinds to leave out; may be repeated
+    #[arg(long)]
+    skip: Vec<Kind>,
     /// End-to-end tests that run at once
     #[arg(long, default_value_t = 3)]
     threads: usize,
@@ -42,14 +49,21 @@ pub struct Options {
 /// Runs the tests; fails when one fails, but not for want of a cluster.
 pub fn run(options: &Options) -> Result<()> {
     let watch = Stopwatch::start();
-    if options.kind != Some(Kind::E2e) {
+    let wanted = |kind: Kind| options.kind.is_none_or(|only| only == kind) && !options.skip.contains(&kind);
+    if wanted(Kind::Unit) {
         shell::run(
             cargo::command()
                 .args(["test", "--workspace", "--no-fail-fast"])
                 .args(&options.filter),
         )?;
     }
-    if options.kind != Some(Kind::Unit) {
+    if wanted(Kind::Native) {
+        interop::native(!options.no_install, options.filter.as_deref())?;
+    }
+    if wanted(Kind::Browser) {
+        interop::browser(!options.no_install)?;
+    }
+    if wanted(Kind::E2e) {
         end_to_end(options)?;
     }
     eprintln!("tests: done in {:.0} s", watch.elapsed().as_secs_f64());

@@ -22,20 +22,25 @@ const KUBERNETES_VERSION: &str = "v1.35.4";
 /// The program built from the Go module in `tests/cluster/<name>`, static.
 pub fn go_module(name: &str) -> Result<PathBuf> {
     let source = paths::root().join("tests/cluster").join(name);
-    let mut inputs = vec![KUBERNETES_VERSION.as_bytes().to_vec()];
-    for file in ["go.mod", "go.sum", "main.go"] {
+    let linker = format!("-s -w -X k8s.io/component-base/version.gitVersion={KUBERNETES_VERSION}");
+    go_program(name, &source, &["go.mod", "go.sum", "main.go"], &linker)
+}
+
+/// The program built from these files of a Go module, static.
+pub fn go_program(name: &str, source: &Path, files: &[&str], linker: &str) -> Result<PathBuf> {
+    let mut inputs = vec![linker.as_bytes().to_vec()];
+    for file in files {
         let path = source.join(file);
         inputs.push(fs::read(&path).with_context(|| format!("failed to read {}", path.display()))?);
     }
     let inputs: Vec<&[u8]> = inputs.iter().map(Vec::as_slice).collect();
     let dir = cache::artifact(name, &inputs, |dir| {
-        let linker = format!("-s -w -X k8s.io/component-base/version.gitVersion={KUBERNETES_VERSION}");
         let mut build = shell::command(go()?);
         build
-            .current_dir(&source)
+            .current_dir(source)
             .env("CGO_ENABLED", "0")
             .env("GOFLAGS", "-mod=readonly")
-            .args(["build", "-trimpath", "-ldflags", &linker, "-o"]);
+            .args(["build", "-trimpath", "-ldflags", linker, "-o"]);
         shell::output(build.arg(dir.join(name)).arg("."))?;
         Ok(())
     })?;
