@@ -8,7 +8,7 @@ use crate::{
     cargo,
     cluster::{self, ClusterHandle},
     image::{self, Images},
-    interop, interrupt, paths, shell,
+    interop, interrupt, outside, paths, shell,
     wait::Stopwatch,
 };
 
@@ -23,6 +23,10 @@ pub enum Kind {
     Browser,
     /// Those that need a cluster
     E2e,
+    /// The Autobahn test suite, through the sidecar
+    Autobahn,
+    /// Servers and clients of other stacks, through the sidecar
+    Stacks,
 }
 
 /// How to test.
@@ -62,6 +66,19 @@ pub fn run(options: &Options) -> Result<()> {
     }
     if wanted(Kind::Browser) {
         interop::browser(!options.no_install)?;
+    }
+    // A filter names tests, and these are not named.
+    let whole = options.filter.is_none();
+    if wanted(Kind::Stacks) && whole {
+        outside::stacks::run(outside::stacks::Options {
+            install: !options.no_install,
+        })?;
+    }
+    if wanted(Kind::Autobahn) && whole {
+        match outside::autobahn::obstacle() {
+            Some(reason) => eprintln!("\nLEFT OUT: the Autobahn test suite. {reason}"),
+            None => outside::autobahn::run(&outside::autobahn::Options::usual(options.no_install))?,
+        }
     }
     if wanted(Kind::E2e) {
         end_to_end(options)?;
