@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use jiff::Timestamp;
 
 use super::evidence::{ProbeEvidence, ProbeTarget, RehearsalReport};
+use crate::api::spec::Via;
 use crate::api::status::Request;
 use crate::api::{RolloutStatus, ValidatedRollout};
 
@@ -48,6 +49,12 @@ pub struct Observed {
 pub struct RevisionView {
     /// `spec.replicas` of the ReplicaSet.
     pub replicas: u32,
+    /// Who lets its sessions go, as it was created: `Protocol`, `Sidecar`, `Signal` or `Auto`. `None` where that was not written down
+    /// (by an older operator, which knew the protocol only).
+    pub via: Option<Via>,
+    /// Whether its pods answer the drain protocol: `Some(true)` where any does, `Some(false)` where none does and a ready one
+    /// definitely refuses it (its drain port is closed, or answers with 404). `None` is unknown: no answer proves nothing.
+    pub speaks: Option<bool>,
     /// Its pods, terminating ones included.
     pub pods: Vec<PodView>,
 }
@@ -80,8 +87,14 @@ pub struct PodView {
 pub struct SessionsView {
     /// Open sessions.
     pub open: u64,
+    /// Of them, sessions whose client has been silent for two ping intervals.
+    pub dormant: Option<u64>,
+    /// Age of the oldest open session, milliseconds.
+    pub oldest_ms: Option<u64>,
     /// Random per process.
     pub instance: String,
+    /// Upgrades that the pod refused.
+    pub refused: Option<u64>,
     /// Sessions resumed here.
     pub resumed: Option<u64>,
     /// Resumes that failed here.
@@ -151,6 +164,10 @@ pub enum PinKind {
     ProbeHeader,
     /// A query parameter, which moved clients send.
     HintQuery,
+    /// A path prefix, which moved clients put before their path.
+    HintPath,
+    /// A request header, which moved clients send.
+    HintHeader,
 }
 
 /// Fresh upgrades through the gateway, and which revision welcomed them.

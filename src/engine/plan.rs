@@ -5,6 +5,7 @@ use std::time::Duration;
 use super::evidence::ProbeTarget;
 use super::observed::PinRule;
 use crate::api::RolloutStatus;
+use crate::api::spec::DrainMode;
 use crate::api::status::SlotWeights;
 
 /// A decision. `status` is written first; then the actions are carried out in order, and the first failure ends the round.
@@ -60,6 +61,18 @@ pub enum Action {
         from: u32,
         /// What it shall be: less by these pods, or 0 where the whole revision goes, pods that were never made included.
         to: u32,
+    },
+    /// Delete this one pod as the order itself (`via: Signal`): its SIGTERM handler lets its sessions go. Like `Retire`, for one pod that
+    /// is to go for good while it holds sessions.
+    Dismiss {
+        /// The revision.
+        revision: String,
+        /// Name of the pod.
+        pod: String,
+        /// UID of the pod.
+        uid: String,
+        /// `spec.replicas` that was observed: one less is what stays.
+        from: u32,
     },
     /// Point a slot's Service at a revision; creates the Service where it is missing.
     PointSlot {
@@ -149,6 +162,8 @@ pub struct Order {
     pub reason: &'static str,
     /// Only so many sessions; all where absent.
     pub count: Option<u64>,
+    /// How politely sessions are asked.
+    pub mode: DrainMode,
     /// Sessions per second for this pod.
     pub rate_per_second: f64,
     /// Lease of the order.
@@ -159,10 +174,21 @@ pub struct Order {
     pub close_at_deadline: bool,
     /// The most time between notice and close.
     pub reconnect_window: Duration,
-    /// Query that leads the client on.
-    pub hint: Option<String>,
+    /// What leads the client on.
+    pub hint: Option<Hint>,
     /// Close code.
     pub close_code: u16,
+}
+
+/// What a moved client presents at its next connection, so that the pins route leads it to the right revision.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Hint {
+    /// Appended to the URL's query: `wsroll=<value>`.
+    Query(String),
+    /// Put before the path of the URL: `/wsroll-<value>`.
+    Path(String),
+    /// A request header: `x-wsroll-hint: <value>`.
+    Header(String),
 }
 
 /// What the probes do.

@@ -7,7 +7,7 @@ use jiff::Timestamp;
 use super::capacity::Limits;
 use super::evidence::ProbeTarget;
 use super::observed::{Observed, RevisionView};
-use super::plan::{Action, Note, Plan};
+use super::plan::{Action, Hint, Note, Plan};
 use super::verdict::{self, Judgement};
 use super::wave::Terms;
 use crate::api::RolloutStatus;
@@ -362,7 +362,7 @@ impl<'a> Work<'a> {
         let hint = self
             .release()
             .filter(|r| r.hinted)
-            .map(|r| format!("wsroll={}", r.pins.hint));
+            .map(|r| Hint::Query(format!("wsroll={}", r.pins.hint)));
         Terms {
             budget: budget.per_second(sessions),
             max_pods: spec.capacity.max_draining_pods,

@@ -9,7 +9,7 @@ use std::time::Duration;
 use k8s_openapi::api::apps::v1::ReplicaSet;
 use k8s_openapi::api::core::v1::{Pod, Secret, Service};
 use kube::ResourceExt as _;
-use kube::api::{Api, DeleteParams, Patch, PatchParams, PostParams};
+use kube::api::{Api, DeleteParams, Patch, PatchParams, PostParams, Preconditions};
 use serde::{Deserialize, Serialize};
 
 use super::context::{Context, Memory, lock};
@@ -17,11 +17,12 @@ use super::error::{Error, Result};
 use super::observe::{ANNOTATION_PINS, Scene, key, parent};
 use super::{probing, problems};
 use crate::api::ValidatedRollout;
+use crate::api::spec::DrainMode;
 use crate::drain::client::Error as DrainError;
 use crate::drain::protocol::{DEFAULT_PORT, DrainOrder, Hint, Mode, OnDeadline, Reason, Reconnect, Select};
 use crate::engine::Action;
 use crate::engine::observed::{PinKind, PinRule};
-use crate::engine::plan::{Order, Role};
+use crate::engine::plan::{self, Order, Role};
 use crate::traffic::gateway_api::HTTPRoute;
 use crate::traffic::pins::{self, Carrier, Pin};
 use crate::traffic::{http_route, slots};
@@ -65,6 +66,12 @@ async fn one(ctx: &Context, scene: &Scene, action: &Action, memory: &Mutex<Memor
             from,
             to,
         } => retire(ctx, scene, revision, pods, *from, *to).await,
+        Action::Dismiss {
+            revision,
+            pod,
+            uid,
+            from,
+        } => dismiss(ctx, scene, revision, (pod, uid), *from).await,
         Action::PointSlot { slot, revision } => point_slot(ctx, scene, slot, revision).await,
         Action::SetWeights { weights } => set_weights(ctx, scene, weights).await,
         Action::EnsurePins { pins } => ensure_pins(ctx, scene, pins).await,
@@ -212,6 +219,39 @@ async fn retire(
     set_replicas(ctx, set, to.min(from) as i32).await
 }
 
+/// Deletes one pod for good, so that its SIGTERM handler lets its sessions go: marked and counted out of its ReplicaSet first, as
+/// in [`retire`], so that nothing replaces it and nobody else is deleted in its place.
+async fn dismiss(
+    ctx: &Context,
+    scene: &Scene,
+    revision: &str,
+    (pod, uid): (&str, &str),
+    from: u32,
+) -> Result<()> {
+    let Some(facts) = scene.pods.get(uid).filter(|facts| !facts.terminating) else {
+        return Ok(());
+    };
+    let marked = facts.deletion_cost == RETIRED_COST;
+    let gone = [(pod.to_owned(), uid.to_owned())];
+    if !marked {
+        return patch_pod(ctx, scene, uid, |pod| pod.set_deletion_cost(RETIRED_COST)).await;
+    }
+    retire(ctx, scene, revision, &gone, from, from.saturating_sub(1)).await?;
+    let pods: Api<Pod> = Api::namespaced(ctx.client.clone(), &scene.observed.rollout.namespace);
+    let params = DeleteParams {
+        preconditions: Some(Preconditions {
+            uid: Some(uid.to_owned()),
+            resource_version: None,
+        }),
+        ..DeleteParams::default()
+    };
+    match ctx.write("dismiss a pod", pods.delete(pod, &params)).await {
+        Ok(_) | Err(Error::Raced { .. }) => Ok(()),
+        Err(Error::Api { source, .. }) if is_gone(&source) => Ok(()),
+        Err(error) => Err(error),
+    }
+}
+
 async fn point_slot(ctx: &Context, scene: &Scene, slot: &str, revision: &str) -> Result<()> {
     let rollout = &scene.observed.rollout;
     let services: Api<Service> = Api::namespaced(ctx.client.clone(), &rollout.namespace);
@@ -264,7 +304,7 @@ async fn set_weights(ctx: &Context, scene: &Scene, weights: &BTreeMap<String, i3
 /// A pin as our pins route's annotation tells it, so that the next round knows what it carries.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct WrittenPin {
-    /// `probe` or `hint`.
+    /// `probe`, `hint` (query), `hintPath` or `hintHeader`.
     kind: String,
     /// The value.
     value: String,
@@ -277,6 +317,8 @@ impl WrittenPin {
         let kind = match pin.kind {
             PinKind::ProbeHeader => "probe",
             PinKind::HintQuery => "hint",
+            PinKind::HintPath => "hintPath",
+            PinKind::HintHeader => "hintHeader",
         };
         Self {
             kind: kind.to_owned(),
@@ -290,6 +332,8 @@ impl WrittenPin {
         let kind = match self.kind.as_str() {
             "probe" => PinKind::ProbeHeader,
             "hint" => PinKind::HintQuery,
+            "hintPath" => PinKind::HintPath,
+            "hintHeader" => PinKind::HintHeader,
             _ => return None,
         };
         Some(PinRule {
@@ -313,6 +357,8 @@ pub fn pins_routes(
             carrier: match pin.kind {
                 PinKind::ProbeHeader => Carrier::Probe,
                 PinKind::HintQuery => Carrier::Hint,
+                PinKind::HintPath => Carrier::HintPath,
+                PinKind::HintHeader => Carrier::HintHeader,
             },
             value: pin.value,
             service: slots::service_name(&rollout.name, &pin.slot),
@@ -422,7 +468,7 @@ async fn give_order(ctx: &Context, scene: &Scene, order: &Order) -> Result<()> {
             _ => Reason::Rollout,
         },
         select: order.count.map_or(Select::All {}, Select::Count),
-        mode: Mode::Ask,
+        mode: wire_mode(order.mode),
         rate_per_second: order.rate_per_second,
         lease_seconds: u32::try_from(order.lease.as_secs()).unwrap_or(30),
         deadline_ms: Some(millis(order.deadline)),
@@ -434,7 +480,7 @@ async fn give_order(ctx: &Context, scene: &Scene, order: &Order) -> Result<()> {
         reconnect: Reconnect {
             min_ms: 0,
             max_ms: millis(order.reconnect_window),
-            hint: order.hint.clone().map(Hint::Query),
+            hint: order.hint.clone().map(wire_hint),
         },
         close_code: order.close_code,
     };
@@ -458,6 +504,22 @@ async fn give_order(ctx: &Context, scene: &Scene, order: &Order) -> Result<()> {
 
 fn millis(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
+fn wire_mode(mode: DrainMode) -> Mode {
+    match mode {
+        DrainMode::Ask => Mode::Ask,
+        DrainMode::WhenIdle => Mode::WhenIdle,
+        DrainMode::Leave => Mode::Leave,
+    }
+}
+
+fn wire_hint(hint: plan::Hint) -> Hint {
+    match hint {
+        plan::Hint::Query(query) => Hint::Query(query),
+        plan::Hint::Path(prefix) => Hint::Path(prefix),
+        plan::Hint::Header(header) => Hint::Header(header),
+    }
 }
 
 fn wire_role(role: Role) -> labels::Role {

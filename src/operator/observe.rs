@@ -212,6 +212,8 @@ fn views(
                 revision.clone(),
                 RevisionView {
                     replicas: scale::replicas(set).max(0).unsigned_abs(),
+                    via: None,
+                    speaks: None,
                     pods,
                 },
             )
@@ -237,7 +239,10 @@ fn sessions_view(report: &SessionsReport) -> SessionsView {
     let totals = report.totals.clone().unwrap_or_default();
     SessionsView {
         open: report.open,
+        dormant: report.dormant,
+        oldest_ms: report.oldest_ms,
         instance: report.instance.clone().unwrap_or_default(),
+        refused: totals.refused,
         resumed: totals.resumed,
         resume_failed: totals.resume_failed,
         state_lost: totals.state_lost,

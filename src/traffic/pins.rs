@@ -18,6 +18,10 @@ use crate::workload::labels::Parent;
 pub const PROBE_HEADER: &str = "wsroll-pin";
 /// The query parameter of reconnect hints.
 pub const HINT_PARAMETER: &str = "wsroll";
+/// The request header of reconnect hints.
+pub const HINT_HEADER: &str = "x-wsroll-hint";
+/// What the paths of reconnect hints begin with, before the value.
+pub const HINT_PATH: &str = "/wsroll-";
 /// Most routes of ours per rollout.
 pub const MAX_ROUTES: usize = 8;
 
@@ -28,6 +32,10 @@ pub enum Carrier {
     Probe,
     /// Moved sessions, in the query parameter [`HINT_PARAMETER`].
     Hint,
+    /// Moved sessions, by a path that begins with [`HINT_PATH`] and the value; the route takes it off again.
+    HintPath,
+    /// Moved sessions, in the header [`HINT_HEADER`].
+    HintHeader,
 }
 
 /// A value that leads to one slot.
@@ -241,6 +249,7 @@ fn narrowed(rule: &HttpRouteRule, pin: &Pin) -> Result<Vec<HttpRouteMatch>, Prob
             let (terms, name, kind) = match pin.carrier {
                 Carrier::Probe => (&mut narrowed.headers, PROBE_HEADER, "header"),
                 Carrier::Hint => (&mut narrowed.query_params, HINT_PARAMETER, "query"),
+                Carrier::HintHeader | Carrier::HintPath => (&mut narrowed.headers, HINT_HEADER, "header"),
             };
             if terms.iter().any(|term| term.name.eq_ignore_ascii_case(name)) {
                 return Err(Problem::Reserved(name));

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use crate::api::spec::DrainMode;
 use crate::api::status::{Rehearsing, State, Wave, WavePod, WaveReason};
 use crate::engine::advance::rehearsal_run;
 use crate::engine::observed::{PodView, RevisionView};
@@ -43,6 +44,7 @@ impl Work<'_> {
                 id,
                 reason: "rollout",
                 count: None,
+                mode: DrainMode::Ask,
                 rate_per_second: REHEARSAL_RATE,
                 lease: wave::LEASE,
                 deadline: self.obs.rollout.spec.rehearsal.timeout.0 * 2,

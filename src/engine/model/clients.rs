@@ -2,12 +2,14 @@
 
 use std::collections::BTreeMap;
 
+use crate::engine::plan::Hint;
+
 /// One user.
 #[derive(Debug, Clone)]
 pub(super) struct Session {
     pub place: Place,
     /// What it was told to present.
-    pub hint: Option<String>,
+    pub hint: Option<Hint>,
     /// How often it was moved, by release.
     pub moved: BTreeMap<u64, u32>,
 }

@@ -8,6 +8,7 @@ use super::gateway::{Plane, Way};
 use super::pods::Pod;
 use super::world::{Quality, World};
 use crate::engine::observed::PinKind;
+use crate::engine::plan::Hint;
 
 impl World {
     pub(super) fn control_sets(&mut self) {
@@ -122,7 +123,10 @@ impl World {
                 *self.arrivals.entry(at.div_euclid(1_000)).or_default() += 1;
             }
             let hint = self.sessions[index].hint.clone().filter(|_| self.case.follows);
-            let value = hint.as_ref().and_then(|h| h.strip_prefix("wsroll="));
+            let value = match &hint {
+                Some(Hint::Query(query)) => query.strip_prefix("wsroll="),
+                _ => None,
+            };
             let way = value.map_or(Way::Plain, |value| Way::Pin(PinKind::HintQuery, value));
             let landed = self.gateway.route(way, &mut self.dice);
             let landed = landed.filter(|uid| self.pods.iter().any(|p| p.uid == *uid && p.up(self.now)));

@@ -33,6 +33,7 @@ impl World {
                 let view = RevisionView {
                     replicas: *replicas,
                     pods: pods.map(|p| self.view(p)).collect(),
+                    ..RevisionView::default()
                 };
                 (revision.clone(), view)
             })
@@ -180,6 +181,16 @@ impl World {
                 }
                 if !marked && self.sets.get(revision) == Some(from) {
                     self.sets.insert(revision.clone(), *to);
+                }
+            }
+            Action::Dismiss {
+                revision, uid, from, ..
+            } => {
+                if let Some(pod) = self.pod(uid) {
+                    pod.cost = -100;
+                }
+                if self.sets.get(revision) == Some(from) {
+                    self.sets.insert(revision.clone(), from.saturating_sub(1));
                 }
             }
             Action::PointSlot { slot, revision } => {

@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 
 use super::Dice;
-use crate::engine::plan::Order;
+use crate::engine::plan::{Hint, Order};
 
 /// A pod with the order that it follows.
 #[derive(Debug, Clone)]
@@ -38,7 +38,7 @@ pub(super) struct Running {
     /// When the last place was, and whether it was that of a session.
     pub last_place: f64,
     pub lead: i64,
-    pub hint: Option<String>,
+    pub hint: Option<Hint>,
     pub cancelled: bool,
     pub told: u64,
     pub closed: u64,
@@ -49,7 +49,7 @@ pub(super) struct Running {
 pub(super) struct Told {
     pub at: i64,
     pub session: usize,
-    pub hint: Option<String>,
+    pub hint: Option<Hint>,
     pub order: String,
 }
 

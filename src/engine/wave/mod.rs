@@ -12,7 +12,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 
 use super::observed::{DrainView, PodView, RevisionView};
-use super::plan::{Action, Role};
+use super::plan::{Action, Hint, Role};
 use crate::api::status::{Wave, WavePod};
 
 /// Lease of an order: who has not heard from the operator for so long, stops moving sessions.
@@ -35,8 +35,8 @@ pub struct Terms {
     pub close_at_deadline: bool,
     /// Most time between notice and close.
     pub reconnect_window: Duration,
-    /// Query that leads the client on.
-    pub hint: Option<String>,
+    /// What leads the client on.
+    pub hint: Option<Hint>,
     /// Close code.
     pub close_code: u16,
     /// How long the data plane needs to follow a change.

@@ -7,6 +7,7 @@ use std::cmp::Reverse;
 use jiff::Timestamp;
 
 use super::{LEASE, LONGEST_LEAD, Progress, Terms, order_id, running};
+use crate::api::spec::DrainMode;
 use crate::api::status::{Wave, WaveReason};
 use crate::engine::budget;
 use crate::engine::observed::PodView;
@@ -71,6 +72,7 @@ pub(super) fn give(
             id,
             reason,
             count: entry.count.map(|c| c as u64),
+            mode: DrainMode::Ask,
             rate_per_second: pod.share,
             lease: LEASE,
             deadline: terms.deadline,

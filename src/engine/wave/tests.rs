@@ -3,7 +3,7 @@
 use super::*;
 use crate::api::status::WaveReason;
 use crate::engine::observed::{DrainView, SessionsView};
-use crate::engine::plan::Order;
+use crate::engine::plan::{Hint, Order};
 use proptest::prelude::*;
 
 fn pod(name: &str, open: Option<u64>) -> PodView {
@@ -30,7 +30,7 @@ fn terms() -> Terms {
         deadline: Duration::from_secs(60),
         close_at_deadline: false,
         reconnect_window: Duration::from_secs(5),
-        hint: Some("wsroll=x".to_owned()),
+        hint: Some(Hint::Query("wsroll=x".to_owned())),
         close_code: 1012,
         settle: Duration::from_secs(1),
     }
@@ -96,6 +96,7 @@ fn a_pod_leaves_rotation_settles_and_only_then_gets_its_order() {
     let mut view = RevisionView {
         replicas: 1,
         pods: vec![pod("a", Some(10))],
+        ..RevisionView::default()
     };
     let mut wave = wave(choose(view.pods.iter(), 10, 1));
     let first = advance(&mut wave, &view, &terms(), at(0));
@@ -121,6 +122,7 @@ fn orders_are_renewed_before_their_lease_runs_out_and_not_every_round() {
     let mut view = RevisionView {
         replicas: 1,
         pods: vec![pod("a", Some(10))],
+        ..RevisionView::default()
     };
     view.pods[0].serving = false;
     let mut wave = wave(choose(view.pods.iter(), 10, 1));
@@ -144,6 +146,7 @@ fn unknown_is_not_empty_and_waits_for_the_deadline() {
     let mut view = RevisionView {
         replicas: 1,
         pods: vec![pod("a", None)],
+        ..RevisionView::default()
     };
     view.pods[0].serving = false;
     let mut wave = wave(everyone(&view));
@@ -168,6 +171,7 @@ fn the_deadlines_clock_stands_still_while_no_operator_is_there() {
     let mut view = RevisionView {
         replicas: 1,
         pods: vec![pod("a", Some(5))],
+        ..RevisionView::default()
     };
     view.pods[0].serving = false;
     let mut wave = wave(everyone(&view));
@@ -186,6 +190,7 @@ proptest! {
         let mut view = RevisionView {
             replicas: opens.len() as u32,
             pods: opens.iter().enumerate().map(|(i, n)| pod(&format!("p{i}"), Some(*n))).collect(),
+            ..RevisionView::default()
         };
         view.pods.iter_mut().for_each(|p| p.serving = false);
         let mut wave = wave(everyone(&view));
