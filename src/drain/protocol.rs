@@ -319,7 +319,8 @@ pub struct Reconnect {
 pub enum Hint {
     /// Appended to the URL's query, `name=value`.
     Query(String),
-    /// A prefix that the client puts before its URL's path; the gateway takes it off again.
+    /// Put before the path of the URL, as it stands: `/wsroll-x7Qp` makes `/wsroll-x7Qp/chat` of `/chat`. The gateway takes it off
+    /// again. A prefix, since only the client knows its own path.
     Path(String),
     /// A request header, `name: value`.
     Header(String),

@@ -4,7 +4,8 @@ use super::evidence::ProbeTarget;
 use super::observed::Observed;
 use super::work::Work;
 use crate::api::conditions::{self, DRAINED, PROBES_READY, READY, RECONCILING, REHEARSED, STALLED};
-use crate::api::status::{PauseReason, RevisionStatus, State};
+use crate::api::spec::{DrainMode, Via};
+use crate::api::status::{DrainStatus, Pace, PauseReason, RevisionStatus, State};
 use crate::api::{GROUP, RolloutStatus};
 
 /// Most revisions that status lists.
@@ -36,7 +37,12 @@ impl Work<'_> {
             .filter(|(hash, view)| view.replicas > 0 || !view.pods.is_empty() || **hash == stable)
             .map(|(hash, view)| RevisionStatus {
                 hash: hash.clone(),
-                role: role(hash, &stable, canary.as_deref()).to_owned(),
+                role: if self.is_leaving(hash) {
+                    "leaving"
+                } else {
+                    role(hash, &stable, canary.as_deref())
+                }
+                .to_owned(),
                 slot: slot_of(self.obs, hash),
                 replicas: view.replicas as i32,
                 ready: view.ready() as i32,
@@ -63,10 +69,33 @@ impl Work<'_> {
     }
 
     fn drain_pace(&mut self) {
-        let (rate, left) = (self.wave_rate, self.wave_left);
+        let left = self.left_to_move();
+        let back = matches!(self.state(), State::RollingBack(_));
+        let usable = self.terms(back).usable();
+        let rate = self.wave_rate;
+        if left.is_some_and(|left| left > 0) {
+            self.status.drain.get_or_insert_default();
+        }
         if let Some(drain) = &mut self.status.drain {
+            // Kept when the release ends, or nobody tells any more.
+            drain.returned = self.obs.accounts.clone().or(drain.returned.take());
             drain.rate = (rate * 10.0).round() / 10.0;
-            drain.eta_seconds = (rate > 0.0).then(|| (left as f64 / rate).ceil() as i64);
+            drain.eta_seconds = left
+                .filter(|left| *left > 0 && usable > 0.0)
+                .map(|left| (left as f64 / usable).ceil() as i64);
+        }
+    }
+
+    /// Users' sessions that this release, or this scale-down, has still to move; `None` where they leave by themselves.
+    fn left_to_move(&self) -> Option<u64> {
+        let Some(release) = self.release() else {
+            return Some(self.wave_left);
+        };
+        match self.state() {
+            State::RollingBack(_) => Some(self.users(&self.canary(), ProbeTarget::Canary)),
+            State::Soaking(_) => Some(self.wave_left),
+            _ if release.drain.mode == DrainMode::Leave || release.via == Some(Via::Signal) => None,
+            _ => Some(self.users(&self.stable(), ProbeTarget::Stable)),
         }
     }
 
@@ -81,13 +110,19 @@ impl Work<'_> {
         let message = self.sentence(state);
         let problem = self.obs.problems.first();
         let blocked = problem.filter(|_| matches!(state, State::Initializing(_) | State::Preflight(_)));
+        let preflight = matches!(state, State::Preflight(_));
+        let queued = preflight && self.waits_for().is_some();
+        let via = self
+            .via_wait()
+            .filter(|_| preflight && !queued && blocked.is_none());
         let (ready, reason) = match state {
             State::Healthy(_) | State::Soaking(_) => (self.stable_is_whole(state), phase),
             State::Paused(paused) => {
                 let asked = matches!(paused.reason, PauseReason::Requested | PauseReason::Step);
                 (asked, if asked { "Paused" } else { paused.reason.into() })
             }
-            _ => (false, phase),
+            _ if queued => (self.stable_is_whole(state), "SlotsFull"),
+            _ => (false, via.as_ref().map_or(phase, |w| w.reason)),
         };
         set(READY, ready, blocked.map_or(reason, |p| p.reason), &message);
         let settled = matches!(
@@ -97,7 +132,11 @@ impl Work<'_> {
         set(RECONCILING, !settled && blocked.is_none(), phase, &message);
         let late =
             matches!(state, State::Initializing(_) | State::Preflight(_)) && self.over_progress_deadline();
+        let late = late && !queued;
         match (blocked, state) {
+            (None, _) if via.as_ref().is_some_and(|w| w.stalled) => {
+                set(STALLED, true, via.as_ref().map_or(phase, |w| w.reason), &message);
+            }
             (Some(problem), _) => set(STALLED, true, problem.reason, &self.problems()),
             (None, State::RolledBack(back)) => {
                 set(
@@ -146,28 +185,25 @@ impl Work<'_> {
                 if failed { &message } else { "" },
             );
         }
-        let drained = self.status.wave.is_none();
-        let overdue = &self.overdue;
-        match (drained, overdue.is_empty()) {
-            (true, _) => set(DRAINED, true, "Empty", ""),
-            (false, true) => set(
-                DRAINED,
-                false,
-                "Draining",
-                &format!("{} sessions are left in the wave", self.wave_left),
-            ),
-            (false, false) => set(
-                DRAINED,
-                false,
-                "DeadlinePassed",
-                &format!(
-                    "{} sessions are left on {} past the deadline; onDeadline says what follows",
-                    self.wave_left,
-                    overdue.join(", ")
-                ),
-            ),
-        }
+        let (drained, reason, message) = self.drained();
+        set(DRAINED, drained, reason, &message);
         self.status.conditions = list;
+    }
+
+    /// The condition `Drained`.
+    fn drained(&self) -> (bool, &'static str, String) {
+        let left = self.wave_left;
+        match (self.status.wave.is_none(), self.overdue.is_empty()) {
+            (true, _) => (true, "Empty", String::new()),
+            (false, true) => (false, "Draining", format!("{left} sessions are left in the wave")),
+            (false, false) => {
+                let overdue = self.overdue.join(", ");
+                let message = format!(
+                    "{left} sessions are left on {overdue} past the deadline; onDeadline says what follows"
+                );
+                (false, "DeadlinePassed", message)
+            }
+        }
     }
 
     fn stable_is_whole(&self, state: &State) -> bool {
@@ -255,6 +291,9 @@ impl Work<'_> {
             .as_ref()
             .filter(|l| l.failed > 0)
             .and_then(|l| l.error.clone());
+        if let Some(why) = self.waits_for().or_else(|| self.via_wait().map(|w| w.message)) {
+            return why;
+        }
         match (refused, pins, look) {
             (Some(why), _, _) | (None, Some(why), _) => format!("waiting for the gateway: {why}"),
             (None, None, Some(why)) => format!("a connection to spec.probes.url failed: {why}"),
@@ -287,14 +326,27 @@ pub fn progress_only(old: &RolloutStatus, new: &RolloutStatus) -> bool {
         status.sessions = None;
         status.moved = None;
         status.unannounced = None;
-        status.drain = None;
+        let limit = status.drain.take().and_then(|d| d.pace).map(|pace| pace.limit);
+        status.drain = limit.map(|limit| DrainStatus {
+            pace: Some(Pace {
+                limit,
+                ..Pace::default()
+            }),
+            ..DrainStatus::default()
+        });
         status.verdict = None;
         status.replicas = 0;
         status.ready_replicas = 0;
         for condition in &mut status.conditions {
             condition.message.clear();
         }
+        for leaving in &mut status.leaving {
+            leaving.elapsed_ms = 0;
+            leaving.ticked_at = jiff::Timestamp::UNIX_EPOCH;
+            (leaving.sessions, leaving.unknown, leaving.oldest_seconds) = (0, 0, None);
+        }
         if let Some(wave) = &mut status.wave {
+            wave.settling = None;
             wave.elapsed_ms = 0;
             wave.ticked_at = jiff::Timestamp::UNIX_EPOCH;
             for pod in &mut wave.pods {

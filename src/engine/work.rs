@@ -6,12 +6,17 @@ use jiff::Timestamp;
 
 use super::capacity::Limits;
 use super::evidence::ProbeTarget;
-use super::observed::{Observed, RevisionView};
+use super::observed::{Observed, RevisionView, SessionsView};
+use super::pace::{self, Bounds};
 use super::plan::{Action, Hint, Note, Plan};
 use super::verdict::{self, Judgement};
 use super::wave::Terms;
 use crate::api::RolloutStatus;
-use crate::api::status::{AtStep, PauseReason, Paused, Release, RollingBack, Since, State, Verdict, Weight};
+use crate::api::spec::HintKind;
+use crate::api::status::{
+    AtStep, PauseReason, Paused, Release, Returned, RollingBack, Since, State, Verdict, Wave, WaveReason,
+    Weight,
+};
 
 /// Upgrades of one look: so many have to agree.
 pub(super) const LOOK_UPGRADES: u32 = 5;
@@ -63,7 +68,8 @@ impl<'a> Work<'a> {
     fn requeue(&self) -> Duration {
         match &self.status.state {
             Some(State::Healthy(_) | State::RolledBack(_)) if self.status.wave.is_none() => {
-                Duration::from_secs(20)
+                // Who is left to its sessions has a lease to be renewed.
+                Duration::from_secs(if self.status.leaving.is_empty() { 20 } else { 2 })
             }
             Some(State::Soaking(_)) => Duration::from_secs(2),
             Some(State::Analysing(_) | State::Paused(_)) => Duration::from_secs(1),
@@ -105,6 +111,13 @@ impl<'a> Work<'a> {
             .unwrap_or_default()
     }
 
+    /// Whether nothing of the new revision is this release's business any more.
+    pub(super) fn canary_is_gone(&self) -> bool {
+        let left = self.release().is_some_and(|r| self.is_leaving(&r.canary));
+        let canary = self.canary();
+        left || (canary.replicas == 0 && canary.live().next().is_none())
+    }
+
     /// A revision with pods that is neither the one that serves nor part of a release, nor the one to be released next while it
     /// is empty.
     pub(super) fn leftover(&self) -> Option<(String, RevisionView)> {
@@ -114,7 +127,7 @@ impl<'a> Work<'a> {
             let there = view.replicas > 0 || view.live().next().is_some();
             // In preflight nothing of the new revision exists by our doing: what is there holds somebody's sessions.
             let mine = canary.as_ref() == Some(*hash) && !matches!(self.state(), State::Preflight(_));
-            **hash != stable && !mine && there
+            **hash != stable && !mine && there && !self.is_leaving(hash)
         });
         found.map(|(hash, view)| (hash.clone(), view.clone()))
     }
@@ -249,9 +262,16 @@ impl<'a> Work<'a> {
                 canary: self.obs.evidence_of(ProbeTarget::Canary),
                 stable: self.obs.evidence_of(ProbeTarget::Stable),
                 users_state_lost: lost,
+                users: self.returned(),
                 baseline: release.baseline,
             },
         )
+    }
+
+    /// What became of the sessions that this release moved, as far as it was ever told.
+    pub(super) fn returned(&self) -> Option<&Returned> {
+        let before = self.status.drain.as_ref().and_then(|d| d.returned.as_ref());
+        self.obs.accounts.as_ref().or(before)
     }
 
     /// Notes a verdict. True where it is another one than before.
@@ -340,6 +360,60 @@ impl<'a> Work<'a> {
         }
     }
 
+    /// Adapts the pace to what is seen of reconnects on the revision that a wave's sessions go to.
+    pub(super) fn adapt_pace(&mut self, wave: &Wave) {
+        let back = wave.reason == WaveReason::Rollback;
+        let terms = self.terms(back);
+        if !terms.adaptive {
+            if let Some(drain) = &mut self.status.drain {
+                drain.pace = None;
+            }
+            return;
+        }
+        let target = match wave.reason {
+            WaveReason::Rollout => self.release().map(|r| r.canary.clone()).unwrap_or_default(),
+            WaveReason::Rollback => self.stable_hash(),
+            WaveReason::ScaleDown => wave.revision.clone(),
+        };
+        let probed = if self.release().is_some_and(|r| r.canary == target) {
+            ProbeTarget::Canary
+        } else {
+            ProbeTarget::Stable
+        };
+        let probes = self
+            .obs
+            .evidence_of(probed)
+            .map(|e| e.recent.clone())
+            .unwrap_or_default();
+        let view = self.obs.revision(&target);
+        let sum = |count: fn(&SessionsView) -> Option<u64>| -> i64 {
+            let pods = view.live().filter_map(|p| p.sessions.as_ref());
+            pods.filter_map(count).sum::<u64>() as i64
+        };
+        let evidence = pace::Evidence {
+            refused: sum(|s| s.refused),
+            resumed: sum(|s| s.resumed),
+            resume_failed: sum(|s| s.resume_failed),
+            probes: probes.attempts,
+            probes_failed: probes.failed,
+            p95_ms: probes.restored_p95_ms,
+            baseline_p95_ms: self.release().and_then(|r| r.baseline).map(|b| b.p95_ms),
+        };
+        let bounds = if back {
+            Bounds::of_rollback(terms.budget, terms.reconnect_window)
+        } else {
+            Bounds::of_drain(terms.budget, terms.reconnect_window)
+        };
+        let drain = self.status.drain.get_or_insert_default();
+        let next = pace::next(drain.pace.as_ref(), &target, &evidence, bounds, self.now);
+        let lowered =
+            drain.pace.as_ref().and_then(|p| p.lowered_at) != next.lowered_at && next.lowered_at.is_some();
+        if let Some(reason) = next.reason.as_ref().filter(|_| lowered) {
+            self.notes.push(Note::normal("PaceLowered", reason.clone()));
+        }
+        drain.pace = Some(next);
+    }
+
     pub(super) fn terms(&self, back: bool) -> Terms {
         let spec = &self.obs.rollout.spec;
         let sessions = self.release().map_or(0, |r| r.sessions).max(0) as u64;
@@ -347,9 +421,9 @@ impl<'a> Work<'a> {
         // Budget and deadlines follow the spec even in the middle of a release; the rest is the release's own.
         let notice = self.release().map_or(&spec.drain.notice, |r| &r.drain.notice);
         let budget = if back {
-            spec.rollback.budget.as_ref().unwrap_or(&spec.drain.budget)
+            spec.rollback_budget()
         } else {
-            &spec.drain.budget
+            spec.drain.budget.clone()
         };
         let (deadline, close) = if back {
             (spec.rollback.deadline, true)
@@ -359,12 +433,17 @@ impl<'a> Work<'a> {
                 spec.drain.on_deadline == crate::api::spec::OnDeadline::Close,
             )
         };
-        let hint = self
-            .release()
-            .filter(|r| r.hinted)
-            .map(|r| Hint::Query(format!("wsroll={}", r.pins.hint)));
+        let hint = self.release().filter(|r| r.hinted).and_then(hint_of);
+        let adaptive = budget.adaptive;
+        let budget = budget.per_second(sessions);
+        let limit = self.status.drain.as_ref().and_then(|d| d.pace.as_ref());
+        let limit = limit.filter(|_| adaptive).map_or(budget, |pace| pace.limit);
+        let mode = self.release().map_or(spec.drain.mode, |r| r.drain.mode);
         Terms {
-            budget: budget.per_second(sessions),
+            budget,
+            pace: limit.min(budget),
+            adaptive,
+            mode,
             max_pods: spec.capacity.max_draining_pods,
             deadline: deadline.0,
             close_at_deadline: close,
@@ -373,6 +452,17 @@ impl<'a> Work<'a> {
             close_code: notice.close_code,
             settle: self.settle(),
         }
+    }
+}
+
+/// What moved sessions of a release present, by its drain settings.
+fn hint_of(release: &Release) -> Option<Hint> {
+    let value = &release.pins.hint;
+    match release.drain.notice.hint {
+        HintKind::Query => Some(Hint::Query(format!("wsroll={value}"))),
+        HintKind::Path => Some(Hint::Path(format!("/wsroll-{value}"))),
+        HintKind::Header => Some(Hint::Header(format!("x-wsroll-hint: {value}"))),
+        HintKind::None => None,
     }
 }
 

@@ -452,10 +452,7 @@ async fn give_order(ctx: &Context, scene: &Scene, order: &Order) -> Result<()> {
         reconnect: Reconnect {
             min_ms: 0,
             max_ms: millis(order.reconnect_window),
-            hint: order
-                .hint
-                .clone()
-                .map(|hint| wire_hint(hint, &scene.observed.rollout.spec.probes.url)),
+            hint: order.hint.clone().map(wire_hint),
         },
         close_code: order.close_code,
     };
@@ -489,15 +486,10 @@ fn wire_mode(mode: DrainMode) -> Mode {
     }
 }
 
-/// A path is told whole, since clients put it in the place of their own: the users' path is that of the probes' URL.
-fn wire_hint(hint: plan::Hint, url: &str) -> Hint {
+fn wire_hint(hint: plan::Hint) -> Hint {
     match hint {
         plan::Hint::Query(query) => Hint::Query(query),
-        plan::Hint::Path(prefix) => {
-            let url = url::Url::parse(url).ok();
-            let own = url.as_ref().map_or("", url::Url::path);
-            Hint::Path(format!("{prefix}{}", own.trim_end_matches('/')))
-        }
+        plan::Hint::Path(prefix) => Hint::Path(prefix),
         plan::Hint::Header(header) => Hint::Header(header),
     }
 }

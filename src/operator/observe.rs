@@ -137,6 +137,7 @@ pub async fn observe(
         evidence,
         problems,
         unannounced,
+        accounts: None,
         entropy: entropy(),
         rollout,
     };

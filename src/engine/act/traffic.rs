@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use crate::api::SLOTS;
+use crate::api::spec::HintKind;
 use crate::api::status::{Release, State};
 use crate::engine::observed::{PinKind, PinRule};
 use crate::engine::plan::{Action, Note};
@@ -78,10 +79,13 @@ impl Work<'_> {
         match state {
             State::Initializing(_) | State::Healthy(_) | State::RolledBack(_) | State::Preflight(_) => stable,
             State::Soaking(_) => release.canary.clone(),
-            State::Finishing(_) if self.stable().replicas == 0 => release.canary.clone(),
+            State::Finishing(_) if self.stable().replicas == 0 || self.is_leaving(&release.stable) => {
+                release.canary.clone()
+            }
             State::RollingBack(_) if *slot == release.canary_slot => {
-                let gone = self.canary().replicas == 0 && self.canary().live().next().is_none();
-                if (gone && self.weight_is(release, 0)) || (current != release.canary && !release.exposed) {
+                if (self.canary_is_gone() && self.weight_is(release, 0))
+                    || (current != release.canary && !release.exposed)
+                {
                     stable
                 } else {
                     release.canary.clone()
@@ -143,16 +147,18 @@ impl Work<'_> {
             &release.pins.probe_canary,
             &release.canary_slot,
         );
-        let hint = |slot: &str| {
-            release
-                .hinted
-                .then(|| pin(PinKind::HintQuery, &release.pins.hint, slot))
+        let carried = match release.drain.notice.hint {
+            HintKind::Query => Some(PinKind::HintQuery),
+            HintKind::Path => Some(PinKind::HintPath),
+            HintKind::Header => Some(PinKind::HintHeader),
+            HintKind::None => None,
         };
+        let carried = carried.filter(|_| release.hinted);
+        let hint = |slot: &str| carried.map(|kind| pin(kind, &release.pins.hint, slot));
         let mut pins = match state {
             State::Preflight(_) => vec![stable],
             State::RollingBack(_) => {
-                let gone = self.canary().replicas == 0 && self.canary().live().next().is_none();
-                if gone
+                if self.canary_is_gone()
                     && self
                         .status
                         .weight

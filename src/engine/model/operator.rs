@@ -33,7 +33,8 @@ impl World {
                 let view = RevisionView {
                     replicas: *replicas,
                     pods: pods.map(|p| self.view(p)).collect(),
-                    ..RevisionView::default()
+                    via: Some(self.case.via()),
+                    speaks: self.case.speaks(),
                 };
                 (revision.clone(), view)
             })
@@ -62,6 +63,7 @@ impl World {
             evidence: self.evidence(),
             problems: Vec::new(),
             unannounced: self.unannounced,
+            accounts: self.accounts.clone(),
             entropy: {
                 let mut dice = Dice::new(self.now as u64);
                 format!("{:016x}{:016x}{:016x}", dice.next(), dice.next(), dice.next())
@@ -104,7 +106,7 @@ impl World {
             role: Some(pod.role.clone()),
             deletion_cost: Some(pod.cost).filter(|c| *c != 0),
             trouble: None,
-            sessions: (pod.silent_until <= self.now).then_some(sessions),
+            sessions: (pod.silent_until <= self.now && self.case.signal() != Some(false)).then_some(sessions),
         }
     }
 
@@ -186,6 +188,7 @@ impl World {
             Action::Dismiss {
                 revision, uid, from, ..
             } => {
+                self.dismissed.push(uid.clone());
                 if let Some(pod) = self.pod(uid) {
                     pod.cost = -100;
                 }
