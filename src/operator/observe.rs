@@ -10,7 +10,7 @@ use kube::ResourceExt as _;
 use super::context::{Context, Memory, lock};
 use super::error::Result;
 use super::sessions::Polled;
-use super::{problems, sessions};
+use super::{accounting, problems, sessions};
 use crate::api::status::{Request, State};
 use crate::api::{ALL_SLOTS, ANNOTATION_REQUEST, ValidatedRollout, WebSocketRollout};
 use crate::drain::Token;
@@ -69,6 +69,8 @@ pub async fn observe(
         .collect();
     let status = live.status.clone().unwrap_or_default();
     sessions::count_unannounced(memory, &status, &facts, &polled);
+    // After the sessions: whoever is no longer among them has been released, and is read here before its pod can go.
+    let accounts = accounting::account(ctx, &rollout, &status, &pods, &tokens, memory).await;
 
     let services = in_namespace(&ctx.stores.services.state(), namespace);
     let routes = in_namespace(&ctx.stores.routes.state(), namespace);
@@ -137,7 +139,7 @@ pub async fn observe(
         evidence,
         problems,
         unannounced,
-        accounts: None,
+        accounts,
         entropy: entropy(),
         rollout,
     };

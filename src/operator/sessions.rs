@@ -23,7 +23,7 @@ use crate::workload::pods::PodFacts;
 use crate::workload::{labels, replica_set, token};
 
 /// Pods that are asked for their sessions at the same time.
-const POLLS: usize = 32;
+pub const POLLS: usize = 32;
 /// What stands for the process of a pod that tells none: how often the kubelet restarted it.
 const RESTARTS: &str = "restarts-";
 /// How long a pod's application port may take to show that the pod can be reached.
@@ -209,7 +209,7 @@ async fn refuses(pods: &[(Refusal, PodFacts)], application: u16) -> bool {
 }
 
 /// Whether any container of the pod runs: sockets need a process.
-fn is_running(pod: &Pod) -> bool {
+pub fn is_running(pod: &Pod) -> bool {
     let Some(status) = &pod.status else { return false };
     let containers = status.container_statuses.as_deref().unwrap_or_default();
     containers

@@ -212,7 +212,7 @@ fn hint_header(text: &str) -> Option<(HeaderName, HeaderValue)> {
     name.as_str().starts_with("x-").then_some((name, value))
 }
 
-/// The URL with the session's own query behind the user's, and with the path that a hint put in the place of the URL's.
+/// The URL with the session's own query behind the user's, and with a hint's prefix before its path.
 fn target(endpoint: &Endpoint, resume: Resume<'_>) -> String {
     let mut url = endpoint.url.clone();
     url.set_fragment(None);
@@ -222,8 +222,9 @@ fn target(endpoint: &Endpoint, resume: Resume<'_>) -> String {
         declare_overlap,
         hint,
     } = resume;
-    if let Some(path) = hint.and_then(|h| h.path.as_deref()) {
-        url.set_path(path);
+    if let Some(prefix) = hint.and_then(|h| h.path.as_deref()) {
+        let path = format!("{}{}", prefix.trim_end_matches('/'), url.path());
+        url.set_path(&path);
     }
     let hint = hint.and_then(|h| h.query.as_deref());
     if session.is_some() || declare_notice || declare_overlap || hint.is_some() {
@@ -305,7 +306,7 @@ mod tests {
             };
             request(&endpoint, resume, None, None).unwrap()
         };
-        let by_path = lead(Some("/wsroll-x7Qp/ws"), None);
+        let by_path = lead(Some("/wsroll-x7Qp"), None);
         assert_eq!(by_path.uri().to_string(), "ws://chat/wsroll-x7Qp/ws?room=1");
         let by_header = lead(None, Some("x-wsroll-hint: x7Qp"));
         assert_eq!(by_header.uri().to_string(), "ws://chat/ws?room=1");

@@ -89,7 +89,7 @@ pub struct Reconnect {
     pub within_ms: u64,
     /// A query to append to the URL: `name=value`.
     pub query: Option<String>,
-    /// A path that takes the place of the URL's.
+    /// Put before the URL's path.
     pub path: Option<String>,
     /// A request header: `name: value`.
     pub header: Option<String>,
