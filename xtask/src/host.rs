@@ -60,7 +60,7 @@ pub const PYTHON: [Piece; 1] = [PIP];
 
 /// For programs in Node.
 pub const NODE: [Piece; 2] = [
-    program("node", "nodejs", "runs servers and clients of foreign stacks"),
+    program("node", "nodejs", "runs what is written in JavaScript"),
     program("npm", "npm", "fetches what those depend on"),
 ];
 
@@ -77,23 +77,6 @@ pub const REDIS: [Piece; 1] = [program(
     "redis-tools",
     "is what the Redis image of tests and demo is made of",
 )];
-
-/// For everything in JavaScript.
-pub const NODE: [Piece; 2] = [
-    program(
-        "node",
-        "nodejs",
-        "runs the JavaScript example and the client's tests",
-    ),
-    program("npm", "npm", "fetches what they depend on"),
-];
-
-/// For the Python example.
-pub const PYTHON: [Piece; 1] = [Piece {
-    sign: Sign::Answers(&["python3", "-m", "pip", "--version"]),
-    package: "python3-pip",
-    purpose: "fetches what the Python example depends on",
-}];
 
 /// For the client's test in a browser.
 pub const BROWSER: [Piece; 1] = [program(
