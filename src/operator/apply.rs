@@ -285,7 +285,8 @@ pub struct WrittenPin {
 }
 
 impl WrittenPin {
-    fn of(pin: &PinRule) -> Self {
+    /// The annotation's form.
+    pub fn of(pin: &PinRule) -> Self {
         let kind = match pin.kind {
             PinKind::ProbeHeader => "probe",
             PinKind::HintQuery => "hint",

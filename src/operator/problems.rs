@@ -9,13 +9,15 @@ use kube::ResourceExt as _;
 use kube::api::{Api, PostParams};
 use tokio::time::Instant;
 
+use super::apply::{WrittenPin, pins_routes};
 use super::context::{Context, Memory, lock};
 use super::error::Result;
 use super::revisions;
+use crate::api::spec::HintKind;
 use crate::api::{ANNOTATION_ACKNOWLEDGE, ValidatedRollout, WebSocketRollout};
 use crate::drain::Token;
 use crate::engine::evidence::{ProbeEvidence, ProbeTarget};
-use crate::engine::observed::Problem;
+use crate::engine::observed::{PinKind, PinRule, Problem};
 use crate::traffic::conflicts::{self, Claim, Contested};
 use crate::traffic::gateway_api::HTTPRoute;
 use crate::traffic::{http_route, slots};
@@ -42,6 +44,9 @@ pub async fn find(
         .cloned()
         .collect();
     let mut found = routes_problems(rollout, routes, &free);
+    if found.is_empty() {
+        found.extend(pins_problem(rollout, &free));
+    }
     found.extend(contested.iter().map(contested_problem));
     found.extend(foreign_services(live, rollout, services));
     found.extend(taken_slots(rollout, services));
@@ -80,6 +85,33 @@ fn routes_problems(rollout: &ValidatedRollout, routes: &[HTTPRoute], free: &[HTT
         })
     });
     missing.chain(wrong).collect()
+}
+
+/// Pins that a release will need and that cannot be made of these routes: a path that no hint can be put before, a match without room.
+fn pins_problem(rollout: &ValidatedRollout, routes: &[HTTPRoute]) -> Option<Problem> {
+    let hint = match rollout.spec.drain.notice.hint {
+        HintKind::Query => Some(PinKind::HintQuery),
+        HintKind::Path => Some(PinKind::HintPath),
+        HintKind::Header => Some(PinKind::HintHeader),
+        HintKind::None => None,
+    };
+    let pin = |kind, slot: &&str| {
+        WrittenPin::of(&PinRule {
+            kind,
+            value: "0".repeat(24),
+            slot: (*slot).to_owned(),
+        })
+    };
+    let probes = rollout.slots()[..2]
+        .iter()
+        .map(|slot| pin(PinKind::ProbeHeader, slot));
+    let hints = hint.into_iter().map(|kind| pin(kind, &rollout.slots()[0]));
+    let wanted: Vec<WrittenPin> = probes.chain(hints).collect();
+    let error = pins_routes(rollout, routes, &wanted).err()?;
+    Some(Problem {
+        reason: "PinsImpossible",
+        message: format!("the route that leads probes and moved sessions cannot be made: {error}"),
+    })
 }
 
 /// A route belongs to the rollout that was there first.

@@ -20,7 +20,7 @@ use crate::drain::protocol::{DEFAULT_PORT, SessionsReport};
 use crate::drain::{self, Token};
 use crate::engine::evidence::{ProbeEvidence, ProbeFigures, ProbeTarget};
 use crate::workload::pods::PodFacts;
-use crate::workload::{labels, replica_set, token};
+use crate::workload::{labels, replica_set, sidecar, token};
 
 /// Pods that are asked for their sessions at the same time.
 pub const POLLS: usize = 32;
@@ -208,12 +208,13 @@ async fn refuses(pods: &[(Refusal, PodFacts)], application: u16) -> bool {
     matches!(dialled, Ok(Ok(_)))
 }
 
-/// Whether any container of the pod runs: sockets need a process.
+/// Whether anything runs that may hold sockets: a container of the pod, or the sidecar, which outlives them.
 pub fn is_running(pod: &Pod) -> bool {
     let Some(status) = &pod.status else { return false };
-    let containers = status.container_statuses.as_deref().unwrap_or_default();
+    let containers = status.container_statuses.iter().flatten();
+    let setting_up = status.init_container_statuses.iter().flatten();
     containers
-        .iter()
+        .chain(setting_up.filter(|c| c.name == sidecar::NAME))
         .any(|c| c.state.as_ref().is_some_and(|s| s.running.is_some()))
 }
 
@@ -439,5 +440,19 @@ mod tests {
             "old",
             &json!({"waiting": {"reason": "CrashLoopBackOff"}})
         )));
+        let init = |name: &str| {
+            let mut pod = pod("a", "old", &json!({"waiting": {}}));
+            let status = pod.status.as_mut().unwrap();
+            let mut running = status.container_statuses.as_ref().unwrap()[0].clone();
+            running.name = name.to_owned();
+            running.state = serde_json::from_value(json!({"running": {}})).unwrap();
+            status.init_container_statuses = Some(vec![running]);
+            is_running(&pod)
+        };
+        assert!(
+            init("wsroll-sidecar"),
+            "it holds the clients' sockets while the application restarts"
+        );
+        assert!(!init("migrate"));
     }
 }

@@ -173,7 +173,11 @@ fn a_rewrite_of_the_users_stays_and_one_of_the_host_is_completed() {
 fn nothing_can_be_put_before_a_regular_expression() {
     let rule = json!({"matches": [{"path": {"type": "RegularExpression", "value": "/ws.*"}}], "backendRefs": [{"name": "chat-a"}]});
     let route = route("chat", &json!({"spec": {"rules": [rule]}}));
-    let error = built(&[route.clone()], &[pin(Carrier::HintPath, "h", "chat-a")]).unwrap_err();
+    let error = built(
+        std::slice::from_ref(&route),
+        &[pin(Carrier::HintPath, "h", "chat-a")],
+    )
+    .unwrap_err();
     assert!(error.to_string().contains("Query or Header"), "{error}");
     built(&[route], &[pin(Carrier::Hint, "h", "chat-a")]).unwrap();
 }
