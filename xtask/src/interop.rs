@@ -61,6 +61,12 @@ pub fn native(install: bool, filter: Option<&str>) -> Result<()> {
             &work,
             install,
         )?;
+        let mut types = shell::command("node");
+        shell::run(
+            types
+                .current_dir(&client)
+                .args(["node_modules/typescript/bin/tsc", "-p", "."]),
+        )?;
         let tests = ["test/rules.test.js", "test/servers.test.js"];
         let mut command = node_tests(&client, &tests, &programs);
         shell::run(command.env("WSROLL_NATIVE_NODE", example.join("server.js")))?;
@@ -206,10 +212,7 @@ fn python(_: &Path, install: bool) -> Result<Command> {
     host::ensure(&host::PYTHON, install)?;
     let source = paths::root().join("examples/native/python");
     let requirements = source.join("requirements.txt");
-    // Compiled parts fit one version of Python.
-    let version = shell::output(shell::command("python3").arg("--version"))?;
-    let inputs = [read(&requirements)?, version.into_bytes()];
-    let installed = cache::artifact("pip-native", &[&inputs[0], &inputs[1]], |dir| {
+    let installed = cache::artifact("pip-native", &[&read(&requirements)?], |dir| {
         let mut pip = shell::command("python3");
         pip.args([
             "-m",
