@@ -200,7 +200,10 @@ impl Run {
 
     /// At most the rate and one more in a second: what was closed in time may be seen late.
     pub(super) fn paced(&mut self, of: &rule::Rule, times: &[Duration], rate: f64) {
-        let most = most_within(times, Duration::from_secs(1).saturating_sub(SLACK));
+        let most = most_within(
+            times,
+            Duration::from_secs(1).saturating_sub(SLACK.max(self.lag.most())),
+        );
         let evidence = format!(
             "{} closes, at most {most} in a second at {rate} per second",
             times.len()

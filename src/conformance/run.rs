@@ -4,6 +4,7 @@ use rand::RngExt as _;
 use serde_json::{Value, json};
 
 use super::crowd::{Crowd, Traffic};
+use super::lag::Lag;
 use super::port::{Answer, Port};
 use super::report::Report;
 use super::rule;
@@ -51,6 +52,7 @@ pub(super) struct Run {
     pub(super) instance: Option<String>,
     /// The report has a `drain`.
     pub(super) tells_orders: bool,
+    pub(super) lag: Lag,
     started: Vec<String>,
 }
 
@@ -76,6 +78,7 @@ impl Run {
             name: format!("conformance-{:08x}", rand::rng().random::<u32>()),
             instance: None,
             tells_orders: false,
+            lag: Lag::watch(),
             started: Vec::new(),
             config,
         })

@@ -61,6 +61,12 @@ pub fn native(install: bool, filter: Option<&str>) -> Result<()> {
             &work,
             install,
         )?;
+        let mut types = shell::command("node");
+        shell::run(
+            types
+                .current_dir(&client)
+                .args(["node_modules/typescript/bin/tsc", "-p", "."]),
+        )?;
         let tests = ["test/rules.test.js", "test/servers.test.js"];
         let mut command = node_tests(&client, &tests, &programs);
         shell::run(command.env("WSROLL_NATIVE_NODE", example.join("server.js")))?;
