@@ -13,3 +13,4 @@ mod operator;
 mod people;
 mod release;
 mod routes;
+mod sidecar;

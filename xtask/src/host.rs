@@ -67,6 +67,19 @@ pub const REDIS: [Piece; 1] = [program(
     "is what the Redis image of tests and demo is made of",
 )];
 
+/// For the applications in JavaScript that end-to-end tests roll out.
+pub const NODE: [Piece; 2] = [
+    program("node", "nodejs", "runs servers and clients of end-to-end tests"),
+    program("npm", "npm", "fetches what they depend on"),
+];
+
+/// For those in Python.
+pub const PYTHON: [Piece; 1] = [Piece {
+    sign: Sign::Answers(&["python3", "-m", "pip", "--version"]),
+    package: "python3-pip",
+    purpose: "fetches what a server of end-to-end tests depends on",
+}];
+
 impl Piece {
     fn is_there(&self) -> bool {
         match self.sign {

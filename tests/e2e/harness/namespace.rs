@@ -106,6 +106,7 @@ impl Case {
         }
         if let Some(env) = container["env"].as_array_mut() {
             env.push(json!({"name": "RUST_LOG", "value": "info,wsroll=debug"}));
+            env.push(json!({"name": "WSROLL_SIDECAR_IMAGE", "value": self.settings.operator_image}));
         }
         container["readinessProbe"]["periodSeconds"] = json!(1);
         // Room for several tests at once on two cores.
