@@ -125,41 +125,27 @@ fn node(cluster: &ClusterHandle, app: &App, dir: PathBuf, install: bool) -> Resu
 fn python(cluster: &ClusterHandle, app: &App, dir: PathBuf, install: bool) -> Result<Prepared> {
     host::ensure(&host::PYTHON, install)?;
     let locked = fs::read(dir.join("requirements.txt")).context("failed to read requirements.txt")?;
-    let built = cache::artifact(&format!("app-{}", app.name), &[&locked], |fresh| {
-        // Wheels without machine code: the same bytes for every Python and processor.
-        let pure = [
-            "--platform",
-            "any",
-            "--only-binary=:all:",
-            "--require-hashes",
-            "--no-deps",
-        ];
-        shell::output(
-            shell::command("python3")
-                .args(["-m", "pip", "install", "--quiet", "--no-compile", "--target"])
-                .arg(fresh.join("packages"))
-                .args(pure)
-                .arg("--requirement")
-                .arg(dir.join("requirements.txt")),
-        )
-        .map(drop)
-    })?;
-    let packages = built.join("packages");
-    let described = shell::output(shell::command("python3").args([
-        "-c",
-        "import os, sys, sysconfig; print(os.path.realpath(sys.executable), sysconfig.get_path('stdlib'), sys.base_prefix, sep='\\n')",
-    ]))?;
+    let described = shell::output(shell::command("python3").args(["-c", WHERE_PYTHON_IS]))?;
     let mut lines = described.lines().map(PathBuf::from);
     let (Some(program), Some(library), Some(prefix)) = (lines.next(), lines.next(), lines.next()) else {
         bail!("python3 does not say where it is");
     };
+    let name = format!("app-{}", app.name);
+    let built = cache::artifact(&name, &[&locked, described.as_bytes()], |fresh| {
+        packages(&dir, &fresh.join("packages"))?;
+        standard_library(&library, &fresh.join("library"))?;
+        // Files in images have no times: what was compiled is told by nothing but its name.
+        let compile = ["-m", "compileall", "-q", "--invalidation-mode", "unchecked-hash"];
+        shell::output(shell::command("python3").args(compile).arg(fresh)).map(drop)
+    })?;
+    let packages = built.join("packages");
     let mut image = Image::new(&["/usr/local/bin/python3", "-u"])
         .program(&program, "/usr/local/bin/python3")?
         .system()?
         .certificates()?
-        .tree(&library, &library.to_string_lossy(), not_for_a_server)?
+        .tree(&built.join("library"), &library.to_string_lossy(), |_| false)?
+        .tree(&packages, "/packages", |_| false)?
         .tree(&dir, APP, not_for_a_server)?
-        .tree(&packages, "/packages", not_for_a_server)?
         .env("PYTHONHOME", &prefix.to_string_lossy())
         .env("PYTHONPATH", "/packages")
         .env("PYTHONDONTWRITEBYTECODE", "1");
@@ -172,6 +158,45 @@ fn python(cluster: &ClusterHandle, app: &App, dir: PathBuf, install: bool) -> Re
         run: vec![program],
         env: BTreeMap::from([("PYTHONPATH", packages)]),
     })
+}
+
+/// Says on a line each: the program, its standard library, and what `PYTHONHOME` has to be; and its version.
+const WHERE_PYTHON_IS: &str = "import os, sys, sysconfig
+print(os.path.realpath(sys.executable), sysconfig.get_path('stdlib'), sys.base_prefix, sys.version, sep='\n')";
+
+fn packages(dir: &Path, to: &Path) -> Result<()> {
+    // Wheels without machine code: the same bytes for every Python and processor.
+    let pure = [
+        "--platform",
+        "any",
+        "--only-binary=:all:",
+        "--require-hashes",
+        "--no-deps",
+    ];
+    shell::output(
+        shell::command("python3")
+            .args(["-m", "pip", "install", "--quiet", "--no-compile", "--target"])
+            .arg(to)
+            .args(pure)
+            .arg("--requirement")
+            .arg(dir.join("requirements.txt")),
+    )
+    .map(drop)
+}
+
+fn standard_library(from: &Path, to: &Path) -> Result<()> {
+    for entry in fs::read_dir(from).with_context(|| format!("failed to read {}", from.display()))? {
+        let path = entry?.path();
+        let target = to.join(path.file_name().unwrap_or_default());
+        if not_for_a_server(&path) {
+        } else if path.is_dir() {
+            standard_library(&path, &target)?;
+        } else if path.is_file() {
+            fs::create_dir_all(to)?;
+            fs::copy(&path, &target).with_context(|| format!("failed to copy {}", path.display()))?;
+        }
+    }
+    Ok(())
 }
 
 fn compiled(cluster: &ClusterHandle, app: &App, dir: PathBuf, program: PathBuf) -> Result<Prepared> {

@@ -95,7 +95,7 @@ impl Case {
             .stderr(std::fs::File::create(&log).context("failed to create the load's log")?)
             .kill_on_drop(true)
             .spawn()
-            .with_context(|| format!("failed to start {:?}", program.as_std().get_program()))?;
+            .with_context(|| format!("failed to start {}", program.as_std().get_program().display()))?;
         let (ticks, summary) = read(child.stdout.take().context("no output")?);
         let mut load = Load {
             child,

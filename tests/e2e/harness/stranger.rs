@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
 use serde::Deserialize;
-use serde_json::{Value, json};
+use serde_json::json;
 use tokio::net::TcpStream;
 use tokio::process::Command;
 use tokio_tungstenite::tungstenite::client::IntoClientRequest as _;
@@ -78,20 +78,8 @@ impl Server {
                     }],
                 }},
                 "drain": {"via": "Sidecar", "notice": {"hint": "None"}},
+                "probes": {"dialect": "Ping", "sessions": 2, "tokenFrom": null},
             }}))
-            .patch(self.unprobed())
-    }
-
-    /// Probes speak the protocol of `examples/session-server` only: here they see that upgrades go through, and judge nothing.
-    fn unprobed(&self) -> Value {
-        json!({"spec": {
-            "probes": {"sessions": 1, "tokenFrom": null},
-            "rehearsal": {"policy": "Advisory", "timeout": "1s"},
-            "thresholds": {
-                "reconnectSuccess": {"rollbackBelowPercent": 0, "advanceAbovePercent": 0, "minSamples": 1},
-                "failuresInARow": {"max": 1_000_000},
-            },
-        }})
     }
 }
 
