@@ -8,7 +8,9 @@ mod harness;
 
 mod broken;
 mod deletion;
+mod drains;
 mod inputs;
+mod natives;
 mod operator;
 mod people;
 mod release;

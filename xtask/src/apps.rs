@@ -161,8 +161,8 @@ fn python(cluster: &ClusterHandle, app: &App, dir: PathBuf, install: bool) -> Re
 }
 
 /// Says on a line each: the program, its standard library, and what `PYTHONHOME` has to be; and its version.
-const WHERE_PYTHON_IS: &str = "import os, sys, sysconfig
-print(os.path.realpath(sys.executable), sysconfig.get_path('stdlib'), sys.base_prefix, sys.version, sep='\n')";
+const WHERE_PYTHON_IS: &str = "import os, sys, sysconfig; \
+    [print(x) for x in (os.path.realpath(sys.executable), sysconfig.get_path('stdlib'), sys.base_prefix, sys.version)]";
 
 fn packages(dir: &Path, to: &Path) -> Result<()> {
     // Wheels without machine code: the same bytes for every Python and processor.

@@ -18,7 +18,7 @@ use futures_util::FutureExt as _;
 use kube::Client;
 
 pub use app::{App, NAME, PORT, route};
-pub use load::Load;
+pub use load::{Load, Summary};
 pub use settings::Settings;
 pub use status::{reason_of, weight_of};
 pub use stranger::Server;

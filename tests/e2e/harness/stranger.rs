@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
 use serde::Deserialize;
-use serde_json::json;
+use serde_json::{Value, json};
 use tokio::net::TcpStream;
 use tokio::process::Command;
 use tokio_tungstenite::tungstenite::client::IntoClientRequest as _;
@@ -38,6 +38,7 @@ pub struct Server {
     image: String,
     args: Vec<String>,
     path: String,
+    patch: Value,
 }
 
 impl Stranger {
@@ -47,6 +48,7 @@ impl Stranger {
             image: self.image.clone(),
             args: args.iter().map(ToString::to_string).collect(),
             path: path.to_owned(),
+            patch: json!({}),
         }
     }
 
@@ -62,6 +64,19 @@ impl Stranger {
 }
 
 impl Server {
+    /// The same, whose sessions are known by a parameter of their query: polling ones have nothing else.
+    #[must_use]
+    pub fn identified_by(self, query: &str) -> Self {
+        self.patch(json!({"spec": {"drain": {"session": {"idFrom": {"query": query}}}}}))
+    }
+
+    /// The same with a merge patch of its rollouts.
+    #[must_use]
+    pub fn patch(mut self, patch: Value) -> Self {
+        json_patch::merge(&mut self.patch, &patch);
+        self
+    }
+
     /// A version of it as a rollout on three pods, drained by a sidecar, with steps of its own.
     pub fn version(&self, version: &str) -> App {
         App::version(version)
@@ -77,9 +92,11 @@ impl Server {
                         "resources": {"requests": {"cpu": "15m", "memory": "16Mi"}},
                     }],
                 }},
-                "drain": {"via": "Sidecar", "notice": {"hint": "None"}},
+                // Applications that leave SIGTERM alone are killed at the end of the grace period, which covers the deadline.
+                "drain": {"via": "Sidecar", "deadline": "60s", "notice": {"hint": "None"}},
                 "probes": {"dialect": "Ping", "sessions": 2, "tokenFrom": null},
             }}))
+            .patch(self.patch.clone())
     }
 }
 
@@ -134,6 +151,16 @@ impl Case {
             .args(["--address", address])
             .args(["--sessions", &sessions.to_string()]);
         self.held(program, sessions).await
+    }
+
+    /// Opens sessions by wsroll's own client for browsers, which reads notices.
+    pub async fn hold_resumable(&self, sessions: u64) -> Result<Load> {
+        let mut clients = self.stranger("node").await?.program(Some("hold.js"));
+        let library = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("clients/js/resumable-socket.js");
+        clients
+            .args(["resumable", "--url", &self.url("ws", "/ws"), "--library"])
+            .arg(library);
+        self.hold(clients, sessions).await
     }
 
     /// The URL of the service as users write it.

@@ -1,5 +1,7 @@
 // Holds sessions as users would, with clients as they come from npm:
 //   hold.js socketio|ws --url URL --address IP --sessions N [--polling N] [--say-ms MS]
+// and with wsroll's own, which reads notices and comes back with its number:
+//   hold.js resumable --library FILE --url URL …
 const { parseArgs } = require('node:util');
 const { io } = require('socket.io-client');
 const { WebSocket } = require('ws');
@@ -13,6 +15,7 @@ const { values, positionals } = parseArgs({
     address: { type: 'string' },
     sessions: { type: 'string', default: '100' },
     polling: { type: 'string', default: '0' },
+    library: { type: 'string' },
     'say-ms': { type: 'string', default: '2000' },
     'open-per-s': { type: 'string', default: '100' },
   },
@@ -94,7 +97,34 @@ function holdWs(place) {
   connect();
 }
 
-const hold = { socketio: holdSocketIo, ws: holdWs }[positionals[0]];
+async function holdResumable(place) {
+  const session = tally.session();
+  const { ResumableSocket, numberedSessions } = await import(values.library);
+  const adapter = numberedSessions({ session: 'sid', declare: 'wsroll=1', overlap: '', id: `s${place}` });
+  let revision = '';
+  let said = 0;
+  const read = adapter.read.bind(adapter);
+  adapter.read = (data, about) => {
+    const message = JSON.parse(data);
+    if (message.type === 'welcome') revision = message.revision;
+    return read(data, about);
+  };
+  const socket = new ResumableSocket(values.url, { WebSocket, adapter });
+  socket.onopen = () => session.opens(revision);
+  socket.onresumed = () => session.opens(revision);
+  socket.onreconnecting = ({ code }) => session.ends(String(code), code === ORDERED);
+  socket.onclose = ({ code }) => session.ends(`for good ${code}`, false);
+  socket.onmessage = () => {
+    session.unanswered = false;
+  };
+  setInterval(() => {
+    if (session.unanswered || session.on === null) return;
+    session.unanswered = true;
+    socket.send(JSON.stringify({ type: 'say', id: `s${place}-${said++}`, text: 'hello' }));
+  }, sayMs);
+}
+
+const hold = { socketio: holdSocketIo, ws: holdWs, resumable: holdResumable }[positionals[0]];
 let place = 0;
 const opening = setInterval(() => {
   if (place < sessions) hold(place++);
