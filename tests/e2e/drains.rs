@@ -19,9 +19,14 @@ fn at_once(version: &str) -> App {
     App::version(version).steps(&json!([{"weight": 100, "pause": {"duration": "1s"}}]))
 }
 
-/// The same, let go of by the sidecar: the example service is asked nothing and reports nothing.
+/// The same, let go of by the sidecar, which gives notice to clients that declared it: the example service is asked nothing and
+/// reports nothing.
 fn by_sidecar(version: &str) -> App {
-    at_once(version).patch(json!({"spec": {"drain": {"via": "Sidecar", "notice": {"hint": "None"}}}}))
+    at_once(version).patch(json!({"spec": {"drain": {
+        "via": "Sidecar",
+        "notice": {"hint": "None"},
+        "sidecar": {"notices": [{"declaredByQuery": "notice=wsroll.v1"}]},
+    }}}))
 }
 
 fn budget(per_second: u32) -> Value {

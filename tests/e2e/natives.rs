@@ -53,7 +53,7 @@ async fn released(case: &Case, name: &str, args: &[&str]) -> Result<()> {
         "drain": {"via": "Protocol", "notice": {"hint": "Query", "reconnectWindow": "2s"}},
         "steps": [{"weight": 50, "pause": {"duration": "1s"}}, {"weight": 100, "pause": {"duration": "1s"}}],
         // The examples keep what was said in memory: a session that moves has to say so.
-        "thresholds": {"stateLoss": {"max": 1_000_000}},
+        "thresholds": {"stateLoss": {"max": 10_000}},
     }}));
     case.serve_stranger(&server, &server.version("v1").without_health())
         .await?;
