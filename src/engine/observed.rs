@@ -172,12 +172,12 @@ pub enum PinKind {
     HintHeader,
 }
 
-/// Fresh upgrades through the gateway, and which revision welcomed them.
+/// Fresh upgrades through the gateway, and which revision took them in.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Look {
     /// What was looked for: the `id` of [`super::plan::LookOrder`].
     pub id: String,
-    /// Upgrades by revision.
+    /// Upgrades by revision; under the empty name those of a service that names none.
     pub revisions: BTreeMap<String, u32>,
     /// Upgrades that failed.
     pub failed: u32,

@@ -6,7 +6,7 @@ use jiff::Timestamp;
 
 use super::capacity::Limits;
 use super::evidence::ProbeTarget;
-use super::observed::{Observed, RevisionView, SessionsView};
+use super::observed::{Look, Observed, RevisionView, SessionsView};
 use super::pace::{self, Bounds};
 use super::plan::{Action, Hint, Note, Plan};
 use super::verdict::{self, Judgement};
@@ -214,7 +214,7 @@ impl<'a> Work<'a> {
         } else if let Some(expected) = self.sole_revision(&release, weight.desired) {
             // Where every slot selects the same revision a look sees it whatever the weights are.
             let telling = self.obs.slots.values().any(|revision| *revision != expected);
-            let least = if telling {
+            let least = if telling && !self.nobody_named() {
                 Duration::from_millis(100)
             } else {
                 self.settle()
@@ -239,11 +239,20 @@ impl<'a> Work<'a> {
         self.obs.slots.get(slot).cloned()
     }
 
-    /// Whether the last look was this one and saw nothing but `expected`.
+    /// Whether the last look was this one and saw nothing but `expected`. Of services that name no revision it says that upgrades
+    /// go through, and the settle time has to do for the rest.
     pub(super) fn looked(&self, id: &str, expected: &str) -> bool {
+        let seen = |look: &Look, revision: &str| look.revisions.get(revision) == Some(&LOOK_UPGRADES);
+        let settled = || self.nobody_named() && self.time_in_phase() >= self.settle();
         self.obs.look.as_ref().is_some_and(|look| {
-            look.id == id && look.failed == 0 && look.revisions.get(expected) == Some(&LOOK_UPGRADES)
+            look.id == id && look.failed == 0 && (seen(look, expected) || seen(look, "") && settled())
         })
+    }
+
+    /// Whether the last look met a service that names no revision.
+    fn nobody_named(&self) -> bool {
+        let look = self.obs.look.as_ref();
+        look.is_some_and(|look| look.revisions.get("") == Some(&LOOK_UPGRADES))
     }
 
     // --- verdicts ---

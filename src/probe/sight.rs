@@ -11,18 +11,20 @@ use crate::session::{ConfigError, Event, Failure, Pin, Session};
 
 /// Looks taken at the same time at most.
 const MAX_LOOKS: usize = 64;
+/// How long a first message is waited for where the upgrade's response named no revision: the service may be a stranger, who
+/// never sends one that is understood here.
+const FIRST_MESSAGE: Duration = Duration::from_secs(1);
 
-/// Who welcomed a fresh session.
+/// Who took a fresh session in.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Sight {
-    /// The revision.
+    /// The revision, as the upgrade's response or the first message names it; empty where neither does.
     pub revision: String,
-    /// The pod.
-    pub pod: String,
 }
 
-/// Opens `count` (at most 64) fresh sessions, pinned or not, and says who welcomed each, or why nobody did. One attempt
-/// each; all of it ends within `limit`, a polite close of at most two seconds apart.
+/// Opens `count` (at most 64) fresh sessions, pinned or not, and says who took each in, or why nobody did. Where they lead is
+/// all that is asked: whether the revision is well is for rehearsal and fleet to say. One attempt each; all of it ends within
+/// `limit`, a polite close of at most two seconds apart.
 pub async fn sight(
     dial: &ProbeDial,
     pin: Option<&Pin>,
@@ -41,23 +43,39 @@ pub async fn sight(
 }
 
 async fn look(mut session: Session, limit: Duration) -> Result<Sight, Failure> {
-    let mut accepted = false;
-    let seen = timeout(limit, async {
-        loop {
-            match session.next().await {
-                Event::Accepted { .. } => accepted = true,
-                Event::Welcomed(welcomed) => {
-                    return Ok(Sight {
-                        revision: welcomed.revision,
-                        pod: welcomed.pod,
-                    });
-                }
-                Event::AttemptFailed(failure) => return Err(failure),
-                _ => {}
-            }
+    let seen = match timeout(limit, taken_in(&mut session)).await {
+        Ok(Ok(Some(revision))) => Ok(Sight { revision }),
+        Ok(Ok(None)) => {
+            let named = timeout(FIRST_MESSAGE, welcomed(&mut session)).await;
+            named
+                .unwrap_or_else(|_| Ok(String::new()))
+                .map(|revision| Sight { revision })
         }
-    })
-    .await;
+        Ok(Err(failure)) => Err(failure),
+        Err(_) => Err(Failure::Timeout),
+    };
     session.shutdown().await;
-    seen.unwrap_or(Err(if accepted { Failure::Mute } else { Failure::Timeout }))
+    seen
+}
+
+/// The revision that the upgrade's response names, if it does.
+async fn taken_in(session: &mut Session) -> Result<Option<String>, Failure> {
+    loop {
+        match session.next().await {
+            Event::Accepted { revision } => return Ok(revision),
+            Event::AttemptFailed(failure) => return Err(failure),
+            _ => {}
+        }
+    }
+}
+
+/// The revision that the first message names.
+async fn welcomed(session: &mut Session) -> Result<String, Failure> {
+    loop {
+        match session.next().await {
+            Event::Welcomed(welcomed) => return Ok(welcomed.revision),
+            Event::AttemptFailed(failure) => return Err(failure),
+            _ => {}
+        }
+    }
 }

@@ -8,8 +8,11 @@ mod harness;
 
 mod broken;
 mod deletion;
+mod drains;
 mod inputs;
+mod natives;
 mod operator;
 mod people;
 mod release;
 mod routes;
+mod sidecar;

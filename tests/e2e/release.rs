@@ -31,6 +31,15 @@ async fn three_hundred_sessions_move_once_and_lose_nothing() {
         ensure!(weights == [0, 10, 50, 100], "the weights were {weights:?}");
         early_steps_moved_their_share(&case.statuses())?;
 
+        // The last of them are matched a moment after they came.
+        let done = case
+            .until("all moved sessions to be back", Duration::from_secs(10), |s| {
+                let returned = s.drain.as_ref().and_then(|d| d.returned.as_ref());
+                returned.is_some_and(|r| r.back >= 300)
+            })
+            .await
+            .unwrap_or(done);
+        accounted_for(&done)?;
         let done = case.until_phase("Healthy", Duration::from_secs(30)).await?;
         ensure!(done.history[0].result == "Completed", "{:?}", done.history);
         let counted = load.stop().await?;
@@ -76,9 +85,14 @@ async fn two_releases_in_a_row_go_there_and_back() {
 async fn without_a_hint_sessions_move_once_at_the_last_step() {
     harness::run("nohint", async |case| {
         let app = |version| {
-            App::version(version).patch(serde_json::json!({
-                "spec": {"drain": {"notice": {"hint": "None"}}}
-            }))
+            App::version(version)
+                .patch(serde_json::json!({
+                    "spec": {"drain": {"notice": {"hint": "None"}}}
+                }))
+                .steps(&serde_json::json!([
+                    {"weight": 50, "pause": {"duration": "2s"}, "moveSessions": "None"},
+                    {"weight": 100, "pause": {"duration": "2s"}},
+                ]))
         };
         case.serve(&app("v1")).await?;
         let mut load = case.load(200).await?;
@@ -118,6 +132,23 @@ fn steps(statuses: &[wsroll::api::RolloutStatus]) -> Vec<i32> {
         .collect();
     weights.dedup();
     weights
+}
+
+/// By the pods' own account: whoever was moved is back, where it was led to, with its state.
+fn accounted_for(status: &wsroll::api::RolloutStatus) -> Result<()> {
+    let returned = status.drain.as_ref().and_then(|d| d.returned.clone());
+    let Some(told) = returned else {
+        anyhow::bail!("nothing is told of those who were moved: {:?}", status.drain);
+    };
+    ensure!(
+        told.moved == 300 && told.back == told.moved && told.on_target == told.moved && told.strays == 0,
+        "{told:?}"
+    );
+    ensure!(
+        told.resumed == told.moved && told.not_resumed == 0 && told.missing == 0 && told.lost_events == 0,
+        "{told:?}"
+    );
+    Ok(())
 }
 
 /// A weight moves nobody: at the end of each early step the sessions have been moved by drain, within a fifth of the share.

@@ -23,6 +23,7 @@ const USER: &str = "65532:65532";
 pub struct Image {
     files: BTreeMap<String, Entry>,
     entrypoint: Vec<String>,
+    env: Vec<String>,
     root: bool,
 }
 
@@ -48,6 +49,12 @@ impl Image {
         self
     }
 
+    /// Sets an environment variable.
+    pub fn env(mut self, name: &str, value: &str) -> Self {
+        self.env.push(format!("{name}={value}"));
+        self
+    }
+
     /// Adds a file with what it says itself.
     pub fn text(mut self, path: &str, content: &str) -> Self {
         self.files.insert(
@@ -63,6 +70,32 @@ impl Image {
     /// Adds a file of this host under another path.
     pub fn file(mut self, from: &Path, path: &str) -> Result<Self> {
         self.copy(from, path)?;
+        Ok(self)
+    }
+
+    /// Adds all files below a directory of this host under another path, but those whose path in it is `skipped`. Links are followed.
+    pub fn tree(mut self, from: &Path, path: &str, skipped: fn(&Path) -> bool) -> Result<Self> {
+        let mut left = vec![from.to_path_buf()];
+        while let Some(dir) = left.pop() {
+            for entry in fs::read_dir(&dir).with_context(|| format!("failed to read {}", dir.display()))? {
+                let file = entry?.path();
+                let inner = file.strip_prefix(from).unwrap_or(&file);
+                if skipped(inner) {
+                } else if file.is_dir() {
+                    left.push(file);
+                } else if file.is_file() {
+                    self.copy(&file, &format!("{path}/{}", inner.display()))?;
+                }
+            }
+        }
+        Ok(self)
+    }
+
+    /// Adds a library of a dynamic program's plug-in: what it is linked to comes along, at the paths they have here.
+    pub fn libraries_of(mut self, plug_in: &Path) -> Result<Self> {
+        for library in libraries(plug_in)? {
+            self.copy(&library, &library.to_string_lossy())?;
+        }
         Ok(self)
     }
 
@@ -126,9 +159,11 @@ impl Image {
             .flat_map(|entry| entry.mode.to_be_bytes())
             .collect();
         let entrypoint = self.entrypoint.join("\0");
+        let env = self.env.join("\0");
         let mut parts: Vec<&[u8]> = vec![
             &modes,
             entrypoint.as_bytes(),
+            env.as_bytes(),
             if self.root { b"root" } else { b"" },
         ];
         for (path, entry) in &self.files {
@@ -142,16 +177,18 @@ impl Image {
     pub fn write(&self, reference: &str, to: &Path) -> Result<()> {
         let layer = self.layer().context("failed to build the layer")?;
         let layer_hash = hex::encode(Sha256::digest(&layer));
+        let mut env = vec![
+            "PATH=/usr/local/bin:/usr/bin:/bin".to_owned(),
+            "SSL_CERT_FILE=/etc/ssl/certs/ca-certificates.crt".to_owned(),
+        ];
+        env.extend_from_slice(&self.env);
         let config = serde_json::to_vec(&json!({
             "architecture": if cfg!(target_arch = "aarch64") { "arm64" } else { "amd64" },
             "os": "linux",
             "config": {
                 "Entrypoint": self.entrypoint,
                 "User": if self.root { "" } else { USER },
-                "Env": [
-                    "PATH=/usr/local/bin:/usr/bin:/bin",
-                    "SSL_CERT_FILE=/etc/ssl/certs/ca-certificates.crt",
-                ],
+                "Env": env,
             },
             "rootfs": { "type": "layers", "diff_ids": [format!("sha256:{layer_hash}")] },
         }))?;
@@ -283,6 +320,18 @@ mod tests {
         assert_ne!(image.tag(), image.clone().text("/etc/x", "2").tag());
         assert_ne!(image.tag(), image.clone().with_root().tag());
         assert_ne!(image.tag(), Image::new(&["/b"]).text("/etc/x", "1").tag());
+        assert_ne!(image.tag(), image.clone().env("A", "1").tag());
+    }
+
+    #[test]
+    fn a_tree_comes_with_all_below_it_but_what_is_skipped() {
+        let here = Path::new(env!("CARGO_MANIFEST_DIR"));
+        let image = Image::new(&["/a"])
+            .tree(here, "/x", |path| path.starts_with("src/cluster"))
+            .unwrap();
+        assert!(image.files.contains_key("x/src/archive.rs"));
+        assert!(image.files.contains_key("x/Cargo.toml"));
+        assert!(!image.files.keys().any(|file| file.starts_with("x/src/cluster")));
     }
 
     #[test]

@@ -1,6 +1,9 @@
 //! Cargo, called from within cargo: the same toolchain, the same target directory.
 
-use std::{path::PathBuf, process::Command};
+use std::{
+    path::{Path, PathBuf},
+    process::Command,
+};
 
 use anyhow::{Context as _, Result};
 
@@ -64,6 +67,15 @@ pub fn build_for_bench() -> Result<(PathBuf, PathBuf)> {
         named.unwrap_or_else(|| built.join("wsroll")),
         built.join("sidecar-bench"),
     ))
+}
+
+/// The program of the package in this directory, which is one of the workspace.
+pub fn build_package(dir: &Path) -> Result<PathBuf> {
+    let name = dir.file_name().unwrap_or_default().to_string_lossy();
+    let program = format!("native-{name}");
+    // As in `build_programs`: one set of features.
+    shell::run(command().args(["build", "--workspace", "--bin", &program, "--examples"]))?;
+    Ok(target_dir()?.join("debug").join(program))
 }
 
 /// Where cargo puts what it builds.

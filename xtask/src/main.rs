@@ -1,5 +1,6 @@
 //! The project's own tasks: `cargo xtask <verb>`.
 
+mod apps;
 mod archive;
 mod cache;
 mod cargo;
@@ -41,6 +42,14 @@ enum Task {
     },
     /// Build the images of wsroll, the example service and Redis, and put them into the cluster
     Image {
+        /// Refuse to install packages on this host
+        #[arg(long)]
+        no_install: bool,
+    },
+    /// Build an application of another stack, put its image into the running cluster, and say as JSON how to use it: for tests
+    App {
+        /// Its name
+        name: String,
         /// Refuse to install packages on this host
         #[arg(long)]
         no_install: bool,
@@ -122,6 +131,11 @@ fn run(task: Task) -> Result<()> {
             println!("export WSROLL_E2E_OPERATOR_IMAGE={wsroll}");
             println!("export WSROLL_E2E_SERVER_IMAGE={server}");
             println!("export WSROLL_E2E_REDIS_IMAGE={redis}");
+            Ok(())
+        }
+        Task::App { name, no_install } => {
+            let prepared = apps::prepare(&name, !no_install)?;
+            println!("{}", serde_json::to_string(&prepared)?);
             Ok(())
         }
         Task::Demo(options) => demo::run(&options),

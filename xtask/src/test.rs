@@ -117,6 +117,9 @@ fn test_on_cluster(options: &Options) -> Result<()> {
         .args(["--ignored", "--test-threads", &options.threads.to_string()])
         .args(&options.filter);
     describe(&mut test, &cluster, &images)?;
+    if options.no_install {
+        test.env("WSROLL_E2E_NO_INSTALL", "1");
+    }
     let tested = shell::run(&mut test);
     if tested.is_err() {
         show_state(&cluster);
@@ -152,6 +155,11 @@ fn describe(test: &mut Command, cluster: &ClusterHandle, images: &Images) -> Res
         .env("WSROLL_E2E_OPERATOR_IMAGE", &images.wsroll)
         .env("WSROLL_E2E_SERVER_IMAGE", &images.server)
         .env("WSROLL_E2E_REDIS_IMAGE", &images.redis)
+        // Tests ask it for applications of other stacks, those that run.
+        .env(
+            "WSROLL_E2E_XTASK",
+            std::env::current_exe().context("failed to find this program")?,
+        )
         .env("WSROLL_E2E_WSROLL_BIN", cargo::target_dir()?.join("debug/wsroll"));
     Ok(())
 }

@@ -18,6 +18,7 @@ pub struct App {
     fault: String,
     store: String,
     patches: Vec<Value>,
+    ready_by_port: bool,
 }
 
 impl App {
@@ -28,6 +29,7 @@ impl App {
             fault: String::new(),
             store: "redis://redis:6379".to_owned(),
             patches: Vec::new(),
+            ready_by_port: false,
         }
     }
 
@@ -62,6 +64,14 @@ impl App {
     #[must_use]
     pub fn slowly(self) -> Self {
         self.patch(json!({"spec": {"drain": {"budget": {"connectsPerSecond": 10}}}}))
+    }
+
+    /// The same, told ready by its open port: it has no page for that.
+    #[must_use]
+    pub fn without_health(self) -> Self {
+        let mut same = self;
+        same.ready_by_port = true;
+        same
     }
 
     /// The resource, as it is sent to the API server.
@@ -103,6 +113,10 @@ impl App {
         });
         for patch in &self.patches {
             json_patch::merge(&mut rollout, patch);
+        }
+        if self.ready_by_port {
+            rollout["spec"]["template"]["spec"]["containers"][0]["readinessProbe"] =
+                json!({"tcpSocket": {"port": PORT}, "periodSeconds": 1});
         }
         rollout
     }

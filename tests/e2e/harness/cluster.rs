@@ -6,7 +6,9 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, bail};
 use k8s_openapi::api::apps::v1::{Deployment, ReplicaSet};
 use k8s_openapi::api::core::v1::{Event, Pod, Service};
-use kube::api::{DeleteParams, DynamicObject, ListParams, LogParams, Patch, PatchParams, PropagationPolicy};
+use kube::api::{
+    DeleteParams, DynamicObject, EvictParams, ListParams, LogParams, Patch, PatchParams, PropagationPolicy,
+};
 use kube::{Api, ResourceExt as _};
 use serde_json::{Value, json};
 use wsroll::api::status::{RolloutStatus, State, Verb};
@@ -151,6 +153,56 @@ impl Case {
             pods.delete(&pod.name_any(), &DeleteParams::default().grace_period(0))
                 .await?;
         }
+        Ok(())
+    }
+
+    /// Takes the operator away without any warning, for good.
+    pub async fn lose_operator(&self) -> Result<()> {
+        let api: Api<Deployment> = self.api();
+        let patch = json!({"spec": {"replicas": 0}});
+        api.patch(OPERATOR, &PatchParams::default(), &Patch::Merge(&patch))
+            .await?;
+        self.kill_operator().await
+    }
+
+    /// Runs the operator with another value of a variable, and waits for the new one.
+    pub async fn restart_operator_with(&self, variable: &str, value: &str) -> Result<()> {
+        let api: Api<Deployment> = self.api();
+        let container = json!({"name": "operator", "env": [{"name": variable, "value": value}]});
+        let patch = json!({"spec": {"template": {"spec": {"containers": [container]}}}});
+        api.patch(OPERATOR, &PatchParams::default(), &Patch::Strategic(&patch))
+            .await?;
+        self.poll(
+            "the operator to be another",
+            Duration::from_secs(60),
+            async || {
+                let found = api.get(OPERATOR).await?;
+                let status = found.status.unwrap_or_default();
+                let current = status.observed_generation == found.metadata.generation;
+                let updated = status.updated_replicas == Some(1) && status.replicas == Some(1);
+                Ok(current && updated && status.ready_replicas == Some(1))
+            },
+        )
+        .await
+    }
+
+    /// Evicts a pod, as `kubectl drain` does it.
+    pub async fn evict(&self, pod: &str) -> Result<()> {
+        let pods: Api<Pod> = self.api();
+        pods.evict(pod, &EvictParams::default())
+            .await
+            .with_context(|| format!("failed to evict {pod}"))?;
+        Ok(())
+    }
+
+    /// Ends all pods of the namespace at once.
+    pub(super) async fn kill_pods(&self) -> Result<()> {
+        let pods: Api<Pod> = self.api();
+        let sets: Api<ReplicaSet> = self.api();
+        sets.delete_collection(&DeleteParams::background(), &ListParams::default())
+            .await?;
+        pods.delete_collection(&DeleteParams::default().grace_period(0), &ListParams::default())
+            .await?;
         Ok(())
     }
 

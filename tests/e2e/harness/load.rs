@@ -53,6 +53,12 @@ pub struct Summary {
     /// Sessions by every revision that ever had one of their sockets.
     #[serde(default)]
     pub reached: BTreeMap<String, u64>,
+    /// The most ends of sockets in one second of the clock, where the program tells.
+    #[serde(default)]
+    pub peak_closes_per_s: u64,
+    /// Messages that were on their way when a socket was closed, where the program tells.
+    #[serde(default)]
+    pub messages_in_flight_at_close: u64,
     /// Ends of sockets by close code.
     #[serde(default)]
     pub close_codes: BTreeMap<String, u64>,
@@ -69,20 +75,27 @@ pub struct Load {
 impl Case {
     /// Opens so many sessions and waits until all of them are.
     pub async fn load(&self, sessions: u64) -> Result<Load> {
-        let log = std::env::temp_dir().join(format!("wsroll-{}-load.log", self.namespace));
-        let mut child = Command::new(&self.settings.wsroll)
+        let mut program = Command::new(&self.settings.wsroll);
+        program
             .args(["load", "--url", &format!("ws://{}/ws", self.host)])
             .args(["--connect-to", &self.settings.gateway])
             .args(["--sessions", &sessions.to_string()])
             .args(["--say-every", "1s", "--duration", "600s", "--connect-rate", "100"])
             .args(["--token-key-env", "SESSION_KEY", "-o", "json"])
-            .env("SESSION_KEY", SESSION_KEY)
+            .env("SESSION_KEY", SESSION_KEY);
+        self.held(program, sessions).await
+    }
+
+    /// Runs a program that holds sessions and waits until all of them are open.
+    pub(super) async fn held(&self, mut program: Command, sessions: u64) -> Result<Load> {
+        let log = std::env::temp_dir().join(format!("wsroll-{}-load.log", self.namespace));
+        let mut child = program
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(std::fs::File::create(&log).context("failed to create the load's log")?)
             .kill_on_drop(true)
             .spawn()
-            .with_context(|| format!("failed to start {}", self.settings.wsroll.display()))?;
+            .with_context(|| format!("failed to start {}", program.as_std().get_program().display()))?;
         let (ticks, summary) = read(child.stdout.take().context("no output")?);
         let mut load = Load {
             child,

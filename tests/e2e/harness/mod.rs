@@ -7,6 +7,7 @@ mod namespace;
 mod objects;
 mod settings;
 mod status;
+mod stranger;
 mod visitor;
 
 use std::panic::AssertUnwindSafe;
@@ -17,9 +18,10 @@ use futures_util::FutureExt as _;
 use kube::Client;
 
 pub use app::{App, NAME, PORT, route};
-pub use load::Load;
+pub use load::{Load, Summary};
 pub use settings::Settings;
 pub use status::{reason_of, weight_of};
+pub use stranger::Server;
 
 /// Longer than this no test runs.
 const TEST_DEADLINE: Duration = Duration::from_secs(300);

@@ -105,7 +105,8 @@ impl Case {
             args.push(json!(format!("--namespace={}", self.namespace)));
         }
         if let Some(env) = container["env"].as_array_mut() {
-            env.push(json!({"name": "RUST_LOG", "value": "info,wsroll=debug"}));
+            env.push(json!({"name": "RUST_LOG", "value": "info,wsroll=debug,tungstenite=info"}));
+            env.push(json!({"name": "WSROLL_SIDECAR_IMAGE", "value": self.settings.operator_image}));
         }
         container["readinessProbe"]["periodSeconds"] = json!(1);
         // Room for several tests at once on two cores.
@@ -131,6 +132,8 @@ impl Case {
                     .await?;
             }
         }
+        // Nobody is left to be waited for, and pods that wait hold their share of the node.
+        self.kill_pods().await?;
         let namespaces: Api<Namespace> = Api::all(self.client.clone());
         namespaces
             .delete(&self.namespace, &DeleteParams::default())

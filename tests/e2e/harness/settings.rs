@@ -19,6 +19,10 @@ pub struct Settings {
     pub redis_image: String,
     /// The `wsroll` program on this host.
     pub wsroll: PathBuf,
+    /// The project's own tasks, which builds the applications that tests ask for.
+    pub xtask: PathBuf,
+    /// Nothing may be installed on this host for that.
+    pub no_install: bool,
     /// Leave the namespaces for a look.
     pub keep: bool,
 }
@@ -41,6 +45,8 @@ impl Settings {
             server_image: told("WSROLL_E2E_SERVER_IMAGE"),
             redis_image: told("WSROLL_E2E_REDIS_IMAGE"),
             wsroll: told("WSROLL_E2E_WSROLL_BIN").into(),
+            xtask: told("WSROLL_E2E_XTASK").into(),
+            no_install: std::env::var("WSROLL_E2E_NO_INSTALL").is_ok(),
             keep: std::env::var("KEEP").is_ok_and(|keep| !keep.is_empty() && keep != "0"),
         }
     }
