@@ -172,6 +172,7 @@ fn a_hook_of_the_users_stays() {
 #[case("30m", Some(600), 590, 600)]
 #[case("300s", Some(600), 300, 600)]
 #[case("1500ms", Some(0), 1, 12)]
+#[case("48h", Some(200_000), 86_400, 200_000)]
 #[case("0s", None, 1, 30)]
 fn the_grace_period_covers_the_drain(
     #[case] deadline: &str,
