@@ -175,6 +175,8 @@ fn settings(drain: &Drain, port: u16, within: Duration) -> Value {
         "notices": sidecar.notices,
         "closeCodes": sidecar.close_codes,
         "session": drain.session.as_ref().map(|s| &s.id_from),
+        // Polling sessions are many requests: where they can be told, they are led to the pod that has them.
+        "affinity": drain.session.is_some(),
         "limits": limits,
         "pingIntervalMs": sidecar.ping_interval.map(Span::as_millis),
         "shutdown": {
