@@ -202,6 +202,17 @@ fn check_drain(drain: &Drain, found: &mut impl FnMut(&str, String, &str)) {
             );
         }
     }
+    if let Some(header) = drain.session.as_ref().and_then(|s| s.id_from.header.as_ref()) {
+        // RFC 9110, section 5.6.2: what a field's name is made of.
+        let token = |c: char| c.is_ascii_alphanumeric() || "!#$%&'*+-.^_`|~".contains(c);
+        if header.is_empty() || !header.chars().all(token) {
+            found(
+                "spec.drain.session.idFrom.header",
+                format!("{header:?} is no name of a header"),
+                "write it as x-session-id",
+            );
+        }
+    }
     if let Some(sidecar) = &drain.sidecar {
         check_sidecar(sidecar, found);
     }
@@ -228,6 +239,20 @@ fn check_sidecar(sidecar: &Sidecar, found: &mut impl FnMut(&str, String, &str)) 
                 &format!("spec.drain.sidecar.notices[{n}]"),
                 "it goes to every client: an unknown message breaks many of them".to_owned(),
                 "name the subprotocol whose clients understand it, or declaredByQuery",
+            );
+        }
+    }
+    let times = [
+        ("pingInterval", sidecar.ping_interval),
+        ("limits.handshakeTimeout", sidecar.limits.handshake_timeout),
+        ("limits.idleTimeout", sidecar.limits.idle_timeout),
+    ];
+    for (name, time) in times {
+        if let Some(time) = time.filter(|t| !(1..=24 * 3_600_000).contains(&t.as_millis())) {
+            found(
+                &format!("spec.drain.sidecar.{name}"),
+                format!("{:?} is out of bounds", time.0),
+                "use 1ms to 24h, or leave it out",
             );
         }
     }
@@ -380,6 +405,10 @@ mod tests {
     #[case(json!({"spec": {"drain": {"via": "Sidecar", "sidecar": {"notices": [{}]}}}}), "spec.drain.sidecar.notices[0]")]
     #[case(json!({"spec": {"drain": {"via": "Sidecar", "sidecar": {"closeCodes": [{"subprotocol": "a", "client": 1006}]}}}}),
         "spec.drain.sidecar.closeCodes[0].client")]
+    #[case(json!({"spec": {"drain": {"via": "Sidecar", "sidecar": {"pingInterval": "0s"}}}}), "spec.drain.sidecar.pingInterval")]
+    #[case(json!({"spec": {"drain": {"via": "Sidecar", "sidecar": {"limits": {"idleTimeout": "48h"}}}}}),
+        "spec.drain.sidecar.limits.idleTimeout")]
+    #[case(json!({"spec": {"drain": {"session": {"idFrom": {"header": "a b"}}}}}), "spec.drain.session.idFrom.header")]
     #[case(json!({"spec": {"probes": {"url": "http://chat/ws"}}}), "spec.probes.url")]
     #[case(json!({"spec": {"probes": {"url": "ws://me:pw@chat/ws"}}}), "spec.probes.url")]
     #[case(json!({"spec": {"probes": {"url": "chat"}}}), "spec.probes.url")]

@@ -81,7 +81,13 @@ fn text(found: &[Finding]) -> String {
         );
     }
     let (errors, warnings) = (count(found, Severity::Error), count(found, Severity::Warning));
-    let _ = writeln!(text, "{errors} errors, {warnings} warnings");
+    let s = |n: usize| if n == 1 { "" } else { "s" };
+    let _ = writeln!(
+        text,
+        "{errors} error{}, {warnings} warning{}",
+        s(errors),
+        s(warnings)
+    );
     text
 }
 

@@ -40,7 +40,8 @@ fn warning(rule: &'static str, field: &str) -> (Severity, &'static str, String) 
 }
 
 fn named(kind: &str, spec: &Value) -> Value {
-    json!({"apiVersion": "x/v1", "kind": kind, "metadata": {"name": "x", "namespace": "prod"}, "spec": spec})
+    let version = if kind == "Service" { "v1" } else { "x/v1" };
+    json!({"apiVersion": version, "kind": kind, "metadata": {"name": "x", "namespace": "prod"}, "spec": spec})
 }
 
 fn route(rule: &Value) -> Value {

@@ -29,8 +29,12 @@ pub const DEFAULT_GRACE: Duration = Duration::from_secs(30);
 const LONGEST_SHUTDOWN: Duration = Duration::from_secs(120);
 /// What is left of the grace period for the application, once the drain is over.
 pub const AFTER_SHUTDOWN: Duration = Duration::from_secs(10);
+/// The longest drain of a deleted pod that the sidecar takes on.
+const DAY: Duration = Duration::from_secs(24 * 3600);
 /// Sessions per second that leave a pod that is deleted, where the budget names no rate.
 const SHUTDOWN_RATE: f64 = 50.0;
+/// The highest rate that the sidecar takes on.
+const HIGHEST_RATE: f64 = 10_000.0;
 
 /// What a sidecar is made of.
 #[derive(Clone, Copy, Debug)]
@@ -76,7 +80,7 @@ pub fn grace_of(template: &Value) -> Option<Duration> {
 /// How long a deleted pod's sessions have, from the drain's deadline and the grace period that the user gave.
 pub fn shutdown(drain: &Drain, grace: Option<Duration>) -> Shutdown {
     let grace = grace.unwrap_or(DEFAULT_GRACE);
-    let room = grace.saturating_sub(AFTER_SHUTDOWN).max(LONGEST_SHUTDOWN);
+    let room = grace.saturating_sub(AFTER_SHUTDOWN).clamp(LONGEST_SHUTDOWN, DAY);
     let within = drain.deadline.0.clamp(Duration::from_secs(1), room);
     let covered = Duration::from_secs(within.as_secs_f64().ceil() as u64) + AFTER_SHUTDOWN;
     Shutdown {
@@ -171,10 +175,12 @@ fn settings(drain: &Drain, port: u16, within: Duration) -> Value {
         "notices": sidecar.notices,
         "closeCodes": sidecar.close_codes,
         "session": drain.session.as_ref().map(|s| &s.id_from),
+        // Polling sessions are many requests: where they can be told, they are led to the pod that has them.
+        "affinity": drain.session.is_some(),
         "limits": limits,
         "pingIntervalMs": sidecar.ping_interval.map(Span::as_millis),
         "shutdown": {
-            "ratePerSecond": rate.map_or(SHUTDOWN_RATE, f64::from),
+            "ratePerSecond": rate.map_or(SHUTDOWN_RATE, f64::from).min(HIGHEST_RATE),
             "withinMs": u64::try_from(within.as_millis()).unwrap_or(u64::MAX),
             "closeCode": drain.notice.close_code,
         },

@@ -121,7 +121,7 @@ fn settings_say_what_the_spec_says() {
     let defaults = settings_of(&pod(&json!({}), &json!({})));
     assert_eq!(
         defaults,
-        json!({"applicationPort": 8080, "notices": [], "closeCodes": [], "session": null, "limits": {}, "pingIntervalMs": null,
+        json!({"applicationPort": 8080, "notices": [], "closeCodes": [], "session": null, "affinity": false, "limits": {}, "pingIntervalMs": null,
             "shutdown": {"ratePerSecond": 50.0, "withinMs": 120_000, "closeCode": 1012}}),
         "what is absent has the sidecar's own default"
     );
@@ -142,7 +142,7 @@ fn settings_say_what_the_spec_says() {
         json!({"applicationPort": 8080,
             "notices": [{"subprotocol": "chat.v1", "format": "Text", "template": "bye {afterMs}"}],
             "closeCodes": [{"subprotocol": "mqtt", "client": 1001}],
-            "session": {"query": "sid"}, "trustedHops": 2, "pingIntervalMs": 25_000,
+            "session": {"query": "sid"}, "affinity": true, "trustedHops": 2, "pingIntervalMs": 25_000,
             "limits": {"connections": 500, "headerBytes": 8192, "handshakeTimeoutMs": 5_000, "idleTimeoutMs": 3_600_000},
             "shutdown": {"ratePerSecond": 7.0, "withinMs": 90_000, "closeCode": 4001}})
     );
@@ -172,6 +172,7 @@ fn a_hook_of_the_users_stays() {
 #[case("30m", Some(600), 590, 600)]
 #[case("300s", Some(600), 300, 600)]
 #[case("1500ms", Some(0), 1, 12)]
+#[case("48h", Some(200_000), 86_400, 200_000)]
 #[case("0s", None, 1, 30)]
 fn the_grace_period_covers_the_drain(
     #[case] deadline: &str,
