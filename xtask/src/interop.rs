@@ -104,7 +104,12 @@ fn conformance(examples: Vec<Example>, wsroll: &Path, work: &Path) -> Result<()>
     let mut playing = Vec::new();
     for Example { name, mut command } in examples {
         let (port, drain_port) = (free_port()?, free_port()?);
+        let log = work.join(format!("{name}.log"));
+        let written =
+            fs::File::create(&log).with_context(|| format!("failed to create {}", log.display()))?;
         command
+            .stdout(written.try_clone().context("failed to share the log")?)
+            .stderr(written)
             .env("PORT", port.to_string())
             .env("WSROLL_PORT", drain_port.to_string())
             .env("WSROLL_TOKEN_FILE", &secret)
@@ -134,10 +139,10 @@ fn conformance(examples: Vec<Example>, wsroll: &Path, work: &Path) -> Result<()>
             .stderr(Stdio::piped())
             .spawn()
             .context("failed to start wsroll conformance")?;
-        playing.push((name, server, play));
+        playing.push((name, log, server, play));
     }
     let mut broken = Vec::new();
-    for (name, server, play) in playing {
+    for (name, log, server, play) in playing {
         let done = play
             .wait_with_output()
             .context("failed to wait for wsroll conformance")?;
@@ -154,6 +159,8 @@ fn conformance(examples: Vec<Example>, wsroll: &Path, work: &Path) -> Result<()>
             .collect();
         if !done.status.success() || !gaps.is_empty() {
             eprintln!("{}", gaps.join("\n"));
+            let log = fs::read_to_string(&log).unwrap_or_default();
+            eprintln!("{}", shell::tail(&log, 20));
             broken.push(name);
         }
     }
