@@ -5,13 +5,18 @@ use std::time::Duration;
 
 use reqwest::{Method, RequestBuilder, Response, StatusCode};
 
-use super::protocol::{DRAIN_PATH, DrainOrder, DrainProgress, SESSIONS_PATH, SessionsReport};
+use super::protocol::{
+    DRAIN_PATH, DrainOrder, DrainProgress, EVENTS_PATH, EventsReport, MAX_EVENTS, SESSIONS_PATH, SessionsReport,
+};
 
 /// How long one call may take, connecting included.
 pub const DEFAULT_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// The longest answer read from a pod, bytes. A longer one is a [`Error::BadAnswer`].
 pub const MAX_ANSWER: usize = 64 * 1024;
+
+/// The longest answer with events, bytes: [`MAX_EVENTS`] with the longest ids of orders.
+pub const MAX_EVENTS_ANSWER: usize = 512 * 1024;
 
 /// How much of a pod's own words is repeated in an error, characters.
 const MAX_REASON: usize = 200;
@@ -113,6 +118,26 @@ impl DrainClient {
         serde_json::from_slice(&body).map_err(|error| Error::BadAnswer(shortened(&error.to_string())))
     }
 
+    /// Reads the events after number `after`: one page of them. `None`: the pod does not offer them.
+    pub async fn events(
+        &self,
+        pod: SocketAddr,
+        token: &Token,
+        after: u64,
+    ) -> Result<Option<EventsReport>, Error> {
+        let path = format!("{EVENTS_PATH}?after={after}");
+        let request = self.request(Method::GET, pod, &path, token);
+        let body = match self.call_within(request, MAX_EVENTS_ANSWER).await {
+            Ok(body) => body,
+            Err(Error::NoProtocol) => return Ok(None),
+            Err(error) => return Err(error),
+        };
+        let report: EventsReport =
+            serde_json::from_slice(&body).map_err(|error| Error::BadAnswer(shortened(&error.to_string())))?;
+        check_events(&report).map_err(|reason| Error::BadAnswer(reason.to_owned()))?;
+        Ok(Some(report))
+    }
+
     /// Gives an order, renews its lease, or changes its rate: all the same call, idempotent by the order's id.
     /// Answers with the progress where the pod tells it.
     pub async fn order(
@@ -147,13 +172,17 @@ impl DrainClient {
     }
 
     async fn call(&self, request: RequestBuilder) -> Result<Vec<u8>, Error> {
+        self.call_within(request, MAX_ANSWER).await
+    }
+
+    async fn call_within(&self, request: RequestBuilder, most: usize) -> Result<Vec<u8>, Error> {
         // Without the URL: the source says what failed, the caller knows which pod.
         let answer = request
             .send()
             .await
             .map_err(|error| Error::Unreachable(error.without_url()))?;
         let status = answer.status();
-        let body = read_bounded(answer).await?;
+        let body = read_bounded(answer, most).await?;
         let words = || shortened(&String::from_utf8_lossy(&body));
         match status {
             _ if status.is_success() => Ok(body),
@@ -167,19 +196,35 @@ impl DrainClient {
     }
 }
 
-async fn read_bounded(mut answer: Response) -> Result<Vec<u8>, Error> {
+async fn read_bounded(mut answer: Response, most: usize) -> Result<Vec<u8>, Error> {
     let mut body = Vec::new();
     while let Some(chunk) = answer
         .chunk()
         .await
         .map_err(|error| Error::Unreachable(error.without_url()))?
     {
-        if body.len() + chunk.len() > MAX_ANSWER {
-            return Err(Error::BadAnswer(format!("more than {MAX_ANSWER} bytes")));
+        if body.len() + chunk.len() > most {
+            return Err(Error::BadAnswer(format!("more than {most} bytes")));
         }
         body.extend_from_slice(&chunk);
     }
     Ok(body)
+}
+
+/// What the protocol says of events beyond their types: a pod that breaks it is not believed at all.
+fn check_events(report: &EventsReport) -> Result<(), &'static str> {
+    let events = &report.events;
+    if events.len() > MAX_EVENTS {
+        return Err("more than 1000 events");
+    }
+    if !events.is_sorted_by(|a, b| a.n < b.n) || events.last().is_some_and(|e| e.n > report.next) {
+        return Err("the events' numbers do not rise up to next");
+    }
+    let is_hash = |text: &str| text.len() == 16 && text.bytes().all(|b| b.is_ascii_hexdigit());
+    if !events.iter().all(|e| is_hash(&e.session)) {
+        return Err("an event's session is not a hash of 16 hexadecimal digits");
+    }
+    Ok(())
 }
 
 /// A pod's words, safe to put into a status: one line, bounded.

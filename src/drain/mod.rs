@@ -1,5 +1,6 @@
-//! The drain protocol (wire types) and the operator's client of it.
+//! The drain protocol (wire types), the operator's client of it, and the account of what became of drained sessions.
 
+pub mod accounting;
 pub mod client;
 pub mod identity;
 pub mod protocol;
