@@ -6,7 +6,8 @@ use std::time::Duration;
 use reqwest::{Method, RequestBuilder, Response, StatusCode};
 
 use super::protocol::{
-    DRAIN_PATH, DrainOrder, DrainProgress, EVENTS_PATH, EventsReport, MAX_EVENTS, SESSIONS_PATH, SessionsReport,
+    DRAIN_PATH, DrainOrder, DrainProgress, EVENTS_PATH, EventsReport, MAX_EVENTS, SESSIONS_PATH,
+    SessionsReport,
 };
 
 /// How long one call may take, connecting included.

@@ -76,15 +76,25 @@ struct ServeArgs {
     /// The drain token's file; without the file the drain port is not served.
     #[arg(long, env = "WSROLL_TOKEN_FILE", default_value = "/var/run/wsroll/token")]
     drain_token_file: PathBuf,
+    /// The file with the key that hashes identities in events; without the file none are told.
+    #[arg(
+        long,
+        env = "WSROLL_IDENTITY_KEY_FILE",
+        default_value = "/var/run/wsroll/identity-key"
+    )]
+    identity_key_file: PathBuf,
     /// The pod's name.
     #[arg(long, env = "HOSTNAME")]
     pod: Option<String>,
     /// Whether clients that ask for it may open a new socket before they leave the old one.
     #[arg(long, env = "MAKE_BEFORE_BREAK", default_value_t = true, action = clap::ArgAction::Set)]
     make_before_break: bool,
-    /// Faults to switch on: mute, mute-above=N, slow=MS, refuse=N%, crash=N, forget, lie.
+    /// Faults to switch on: mute, mute-above=N, slow=MS, refuse=N%, crash=N, forget, lie, restore-per-second=N.
     #[arg(long, env = "FAULT", default_value = "")]
     fault: Faults,
+    /// The fault of the same name: sessions that can be restored per second; more of them wait, or are refused.
+    #[arg(long, env = "RESTORE_PER_SECOND")]
+    restore_per_second: Option<f64>,
     /// How long to stay after SIGTERM, in milliseconds.
     #[arg(long, env = "SHUTDOWN_GRACE_MS", default_value_t = 10_000)]
     shutdown_grace_ms: u64,
@@ -161,12 +171,18 @@ impl ServeArgs {
             revision,
             drain_port,
             drain_token_file,
+            identity_key_file,
             pod,
             make_before_break,
-            fault,
+            mut fault,
+            restore_per_second,
             shutdown_grace_ms,
             max_sockets,
         } = self;
+        if let Some(rate) = restore_per_second {
+            fault.restore_per_second =
+                Some(Faults::rate(rate).context("--restore-per-second must be above 0")?);
+        }
         let session_key = session_key
             .filter(|key| !key.is_empty())
             .context("SESSION_KEY is needed")?;
@@ -181,6 +197,7 @@ impl ServeArgs {
         Ok(Config {
             listen,
             drain: drain_config(&drain_token_file, drain_port)?,
+            identity_key: read_secret(&identity_key_file)?,
             store,
             session_key: SessionKey::new(session_key),
             revision: revision
@@ -201,18 +218,22 @@ impl ServeArgs {
 /// The drain port, if its token is there. A token that is there and cannot be read is an error: a pod without a drain
 /// port would count as one whose sessions nobody knows.
 fn drain_config(file: &std::path::Path, port: u16) -> Result<Option<DrainPort>> {
-    let token = match fs::read_to_string(file) {
-        Ok(token) => token.trim().to_owned(),
+    Ok(read_secret(file)?.map(|token| DrainPort {
+        listen: SocketAddr::from(([0, 0, 0, 0], port)),
+        token,
+    }))
+}
+
+fn read_secret(file: &std::path::Path) -> Result<Option<Secret>> {
+    let secret = match fs::read_to_string(file) {
+        Ok(secret) => secret.trim().to_owned(),
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         Err(error) => return Err(error).with_context(|| format!("failed to read {}", file.display())),
     };
-    if token.is_empty() {
-        bail!("the drain token in {} is empty", file.display());
+    if secret.is_empty() {
+        bail!("{} is empty", file.display());
     }
-    Ok(Some(DrainPort {
-        listen: SocketAddr::from(([0, 0, 0, 0], port)),
-        token: Secret::new(token),
-    }))
+    Ok(Some(Secret::new(secret)))
 }
 
 /// Serves until a signal, a crash, or the end of a shutdown; a second signal ends it at once.

@@ -15,6 +15,8 @@ pub struct Config {
     pub listen: SocketAddr,
     /// The drain port; none where no token was given.
     pub drain: Option<DrainPort>,
+    /// Hashes the identities that the drain port tells; without it, it tells none.
+    pub identity_key: Option<Secret>,
     /// Where sessions live.
     pub store: Store,
     /// Signs and checks session tokens.
@@ -73,6 +75,7 @@ impl Config {
         Self {
             listen: SocketAddr::from(([127, 0, 0, 1], 0)),
             drain: None,
+            identity_key: None,
             store: Store::Memory(MemoryStore::new(Duration::from_hours(1))),
             session_key: SessionKey::new(session_key),
             revision: "local".to_owned(),
@@ -91,6 +94,13 @@ impl Config {
             listen,
             token: Secret::new(token),
         });
+        self
+    }
+
+    /// The same with events, whose identities are hashed by this key.
+    #[must_use]
+    pub fn with_identity_key(mut self, key: &str) -> Self {
+        self.identity_key = Some(Secret::new(key));
         self
     }
 }

@@ -1,8 +1,18 @@
 //! Faults that can be switched on, so that rollouts of broken versions can be tried.
 //!
-//! `FAULT` holds a comma list: `mute`, `mute-above=N`, `slow=MS`, `refuse=30%`, `crash=N`, `forget`, `lie`.
+//! `FAULT` holds a comma list: `mute`, `mute-above=N`, `slow=MS`, `refuse=30%`, `crash=N`, `forget`, `lie`,
+//! `restore-per-second=N`.
 
-use std::{str::FromStr, time::Duration};
+use std::{
+    str::FromStr,
+    sync::{Mutex, PoisonError},
+    time::Duration,
+};
+
+use tokio::time::Instant;
+
+/// Restores that may wait for their turn: what so many seconds of full work would bring.
+const QUEUE: Duration = Duration::from_secs(5);
 
 /// The switched-on faults; the default is none.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -21,12 +31,26 @@ pub struct Faults {
     pub forget: bool,
     /// The drain port reports no open sessions.
     pub lie: bool,
+    /// So many sessions are restored in a second. More of them wait, and reconnects get slow; past a bound they are
+    /// refused: a server that slows down when reconnects exceed what it can do.
+    pub restore_per_second: Option<f64>,
 }
+
+/// The turns of sessions that come back, under [`Faults::restore_per_second`].
+#[derive(Debug)]
+pub(crate) struct Restores {
+    interval: Option<Duration>,
+    next: Mutex<Option<Instant>>,
+}
+
+/// Too many wait already.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct TooMany;
 
 /// A fault list that cannot be read.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "unknown or incomplete fault {0:?}: expected mute, mute-above=N, slow=MS, refuse=N%, crash=N, forget or lie"
+    "unknown or incomplete fault {0:?}: expected mute, mute-above=N, slow=MS, refuse=N%, crash=N, forget, lie or restore-per-second=N"
 )]
 pub struct FaultError(String);
 
@@ -41,6 +65,11 @@ impl Faults {
     /// Whether to refuse an upgrade; `dice` is uniform in 0.0..1.0.
     pub fn refuses(&self, dice: f64) -> bool {
         dice < self.refuse
+    }
+
+    /// A rate that can be worked at.
+    pub(crate) fn rate(per_second: f64) -> Option<f64> {
+        (per_second > 0.0 && per_second <= 1e6).then_some(per_second)
     }
 
     /// Whether the process ends at message number `count`, counted from 1.
@@ -70,10 +99,40 @@ impl FromStr for Faults {
                 ("crash", Some(n)) => faults.crash = Some(n.parse().map_err(|_| bad())?),
                 ("forget", None) => faults.forget = true,
                 ("lie", None) => faults.lie = true,
+                ("restore-per-second", Some(n)) => {
+                    let rate = n.parse().ok().and_then(Self::rate).ok_or_else(bad)?;
+                    faults.restore_per_second = Some(rate);
+                }
                 _ => return Err(bad()),
             }
         }
         Ok(faults)
+    }
+}
+
+// === impl Restores ===
+
+impl Restores {
+    pub(crate) fn new(per_second: Option<f64>) -> Self {
+        Self {
+            interval: per_second.map(|rate| Duration::from_secs_f64(1.0 / rate)),
+            next: Mutex::default(),
+        }
+    }
+
+    /// The turn of one more session; none where everybody is restored at once.
+    pub(crate) fn turn(&self, now: Instant) -> Result<Option<Instant>, TooMany> {
+        let Some(interval) = self.interval else {
+            return Ok(None);
+        };
+        let mut next = self.next.lock().unwrap_or_else(PoisonError::into_inner);
+        // Each takes its share of a second, and is restored at the end of it.
+        let turn = next.map_or(now, |next| next.max(now)) + interval;
+        if turn.saturating_duration_since(now) > QUEUE + interval {
+            return Err(TooMany);
+        }
+        *next = Some(turn);
+        Ok(Some(turn))
     }
 }
 
@@ -88,9 +147,10 @@ mod tests {
 
     #[test]
     fn every_switch_is_read() {
-        let faults: Faults = "mute, mute-above=40,slow=250,refuse=30%,crash=7,forget,lie"
-            .parse()
-            .unwrap();
+        let faults: Faults =
+            "mute, mute-above=40,slow=250,refuse=30%,crash=7,forget,lie,restore-per-second=2.5"
+                .parse()
+                .unwrap();
         assert_eq!(
             faults,
             Faults {
@@ -101,6 +161,7 @@ mod tests {
                 crash: Some(7),
                 forget: true,
                 lie: true,
+                restore_per_second: Some(2.5),
             }
         );
         assert_eq!("".parse::<Faults>().unwrap(), Faults::default());
@@ -117,9 +178,28 @@ mod tests {
             "refuse=130%",
             "crash",
             "lie=0",
+            "restore-per-second=0",
         ] {
             assert_eq!(bad.parse::<Faults>(), Err(FaultError(bad.to_owned())));
         }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn restores_queue_up_and_are_refused_past_the_bound() {
+        let restores = Restores::new(Some(10.0));
+        let start = Instant::now();
+        let turns: Vec<_> = (0..60).map(|_| restores.turn(start)).collect();
+        for (n, turn) in (1..).zip(&turns[..51]) {
+            assert_eq!(*turn, Ok(Some(start + Duration::from_millis(100) * n)));
+        }
+        assert!(turns[51..].iter().all(|turn| *turn == Err(TooMany)));
+        // Who was refused takes nobody's turn.
+        let later = start + Duration::from_secs(1);
+        assert_eq!(
+            restores.turn(later),
+            Ok(Some(start + Duration::from_millis(5_200)))
+        );
+        assert_eq!(Restores::new(None).turn(start), Ok(None));
     }
 
     #[test]

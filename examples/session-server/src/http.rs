@@ -8,7 +8,7 @@ use http_body_util::Full;
 use hyper::{body::Incoming, upgrade};
 use hyper_util::rt::TokioIo;
 use serde::Serialize;
-use tokio::net::TcpStream;
+use tokio::{net::TcpStream, time::Instant};
 use tokio_tungstenite::tungstenite::handshake::server::create_response_with_body;
 
 use crate::{
@@ -29,9 +29,14 @@ pub(crate) async fn serve(
     request: Request<Incoming>,
 ) -> Result<Response<Full<Bytes>>, Infallible> {
     Ok(match (request.method(), request.uri().path()) {
-        (&Method::GET, "/ws") => match upgrade(app, request).await {
+        (&Method::GET, "/ws") => match upgrade(Arc::clone(&app), request).await {
             Ok(response) => response,
-            Err(Refusal(status, reason)) => text_response(status, reason),
+            Err(Refusal(status, reason)) => {
+                if status == StatusCode::SERVICE_UNAVAILABLE {
+                    bump(&app.registry.totals.refused);
+                }
+                text_response(status, reason)
+            }
         },
         (&Method::GET, "/healthz") => text_response(StatusCode::OK, "ok"),
         (&Method::GET, "/metrics") => text_response(StatusCode::OK, metrics(&app)),
@@ -41,7 +46,7 @@ pub(crate) async fn serve(
 }
 
 async fn upgrade(app: Arc<App>, mut request: Request<Incoming>) -> Result<Response<Full<Bytes>>, Refusal> {
-    let hello = read_hello(&app, request.uri().query().unwrap_or(""), request.headers())?;
+    let mut hello = read_hello(&app, request.uri().query().unwrap_or(""), request.headers())?;
     let mut response = create_response_with_body(&request, Full::default)
         .map_err(|_| Refusal(StatusCode::BAD_REQUEST, "not a websocket handshake (version 13)"))?;
     // Clients that count where they landed know it even where the first message never comes.
@@ -60,6 +65,12 @@ async fn upgrade(app: Arc<App>, mut request: Request<Incoming>) -> Result<Respon
     }
     if hello.asked {
         may_claim(&app, &hello).await?;
+        hello.restored_at = app.restores.turn(Instant::now()).map_err(|_| {
+            Refusal(
+                StatusCode::SERVICE_UNAVAILABLE,
+                "too many sessions are being restored",
+            )
+        })?;
     }
     let upgraded = upgrade::on(&mut request);
     let task = app.clone();
@@ -76,9 +87,13 @@ async fn upgrade(app: Arc<App>, mut request: Request<Incoming>) -> Result<Respon
 /// The socket's whole life.
 async fn converse(app: &App, io: TcpStream, early: Bytes, hello: &Hello) {
     let mute = |open| app.config.faults.mutes(open);
-    let mut open = app
-        .registry
-        .open(&hello.session, hello.takes_notices, hello.overlaps, mute);
+    let mut open = app.registry.open(
+        &app.events,
+        &hello.session,
+        hello.takes_notices,
+        hello.overlaps,
+        mute,
+    );
     app.drain.opened(&open.peer, app);
     let peer = Arc::clone(&open.peer);
     open.ending = session::serve(app, &peer, io, early.to_vec(), hello).await;
@@ -138,6 +153,7 @@ fn read_hello(app: &App, query: &str, headers: &HeaderMap) -> Result<Hello, Refu
             .map_err(|_| Refusal(StatusCode::BAD_REQUEST, "last must be a number"))?,
         takes_notices: parameter(query, "notice") == Some("wsroll.v1"),
         overlaps: parameter(query, "overlap") == Some("1"),
+        restored_at: None,
     })
 }
 
@@ -171,6 +187,7 @@ fn metrics(app: &App) -> String {
         ("superseded", &totals.superseded),
         ("store_errors", &totals.store_errors),
         ("refused_full", &totals.refused_full),
+        ("refused", &totals.refused),
     ] {
         let value = counter.load(Ordering::Relaxed);
         let _ = write!(

@@ -20,7 +20,8 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
     config::{Config, Secret},
-    drain::{self, Drain},
+    drain::{self, Drain, Events},
+    fault::Restores,
     http,
     session::{Goodbye, Registry},
     store::random_id,
@@ -41,6 +42,10 @@ pub(crate) struct App {
     pub(crate) instance: String,
     pub(crate) registry: Registry,
     pub(crate) drain: Drain,
+    /// Who came and who went.
+    pub(crate) events: Events,
+    /// The `restore-per-second` fault.
+    pub(crate) restores: Restores,
     /// Sockets upgraded and not yet closed.
     tasks: TaskTracker,
     /// No more connections are taken.
@@ -111,11 +116,15 @@ impl Server {
             Some(port) => Some((listen(port.listen).await?, port.token)),
             None => None,
         };
+        let events = Events::new(config.identity_key.clone());
+        let restores = Restores::new(config.faults.restore_per_second);
         let app = Arc::new(App {
             config,
             instance: random_id(),
             registry: Registry::default(),
             drain: Drain::new(),
+            events,
+            restores,
             tasks: TaskTracker::new(),
             stopping: CancellationToken::new(),
             killed: CancellationToken::new(),

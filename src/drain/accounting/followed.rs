@@ -1,6 +1,6 @@
 //! Sessions on their way: released and not back, or arrived and not yet known to have been released.
 //!
-//! An entry has 40 bytes; in the B-tree, whose nodes are about two thirds full, a session costs 66 bytes: 6.6 MB for 100,000. They are
+//! An entry has 40 bytes; in the B-tree, whose nodes are about two thirds full, a session costs 62 bytes (measured): 6.2 MB for 100,000. They are
 //! kept for `within` at most, and arrivals for seconds, so that 100,000 hold a release of far more sessions.
 
 use std::collections::BTreeMap;
@@ -235,11 +235,7 @@ impl Followed {
 
     fn insert(&mut self, session: u64, source: u32, at_ms: i64, state: State) {
         self.moved += usize::from(matches!(state, State::Released(r) if is_moved(r)));
-        let entry = Entry {
-            at_ms,
-            source,
-            state,
-        };
+        let entry = Entry { at_ms, source, state };
         self.entries.insert((session, self.next), entry);
         self.next = self.next.wrapping_add(1);
     }

@@ -24,7 +24,7 @@ use self::tally::{Natural, Tally};
 use super::protocol::{EventsReport, MAX_EVENTS, ReleasedHow, SessionEvent, SessionEventKind};
 use crate::api::status::Returned;
 
-/// Most sessions that are followed at one time; above it a sample of them is. One costs 66 bytes (see `followed`).
+/// Most sessions that are followed at one time; above it a sample of them is. One costs 62 bytes (see `followed`).
 pub const MAX_FOLLOWED: usize = 100_000;
 /// A pod that has not been read for so long holds nobody's verdict up.
 const STALE_MS: i64 = 45_000;
@@ -285,7 +285,10 @@ impl Accounts {
         if event.how == Some(ReleasedHow::Dormant) {
             return What::Dormant;
         }
-        let anywhere = release.untargeted.as_ref().is_some_and(|id| order.starts_with(id));
+        let anywhere = release
+            .untargeted
+            .as_ref()
+            .is_some_and(|id| order.starts_with(id));
         let back = *from == release.canary;
         let target = if back { &release.stable } else { &release.canary }.clone();
         let target = (!anywhere).then(|| self.index_of(&target));
@@ -353,7 +356,10 @@ impl Accounts {
 
     /// Up to when all pods have been read.
     fn watermark(&self, now_ms: i64) -> i64 {
-        let fresh = self.sources.values().filter(|s| now_ms - s.read_at_ms <= STALE_MS);
+        let fresh = self
+            .sources
+            .values()
+            .filter(|s| now_ms - s.read_at_ms <= STALE_MS);
         let read = fresh.map(|s| s.read_up_to_ms).min().unwrap_or(now_ms);
         read.min(now_ms).saturating_sub(JITTER_MS)
     }

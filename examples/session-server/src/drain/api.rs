@@ -22,6 +22,8 @@ struct Sessions<'a> {
     instance: &'a str,
     revision: &'a str,
     open: usize,
+    #[serde(rename = "oldestMs", skip_serializing_if = "Option::is_none")]
+    oldest_ms: Option<u64>,
     accepting: bool,
     totals: serde_json::Value,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -31,6 +33,7 @@ struct Sessions<'a> {
 /// What a path of this version names.
 enum Resource<'a> {
     Sessions,
+    Events,
     Orders,
     Order(&'a str),
 }
@@ -49,6 +52,7 @@ pub(crate) async fn serve(app: &App, token: &Secret, request: Request<Incoming>)
     }
     match (parts.method, resource) {
         (Method::GET, Resource::Sessions) => json_response(StatusCode::OK, &sessions(app)),
+        (Method::GET, Resource::Events) => events(app, parts.uri.query().unwrap_or_default()),
         (Method::PUT, Resource::Orders) => match Limited::new(body, MAX_BODY).collect().await {
             Ok(body) => put(app, &body.to_bytes()),
             Err(_) => refuse(
@@ -78,6 +82,23 @@ fn put(app: &App, body: &[u8]) -> Response<Full<Bytes>> {
     }
 }
 
+fn events(app: &App, query: &str) -> Response<Full<Bytes>> {
+    let after = query
+        .split('&')
+        .find_map(|pair| pair.strip_prefix("after="))
+        .unwrap_or("0");
+    let Ok(after) = after.parse() else {
+        return refuse(StatusCode::BAD_REQUEST, "after must be a number");
+    };
+    match app.events.page(&app.instance, after) {
+        Some(page) => json_response(StatusCode::OK, &page),
+        None => refuse(
+            StatusCode::NOT_FOUND,
+            "without an identity key no events are told",
+        ),
+    }
+}
+
 fn sessions(app: &App) -> Sessions<'_> {
     let totals = &app.registry.totals;
     let open = app.registry.len();
@@ -85,9 +106,14 @@ fn sessions(app: &App) -> Sessions<'_> {
         instance: &app.instance,
         revision: &app.config.revision,
         open: if app.config.faults.lie { 0 } else { open },
+        oldest_ms: app
+            .registry
+            .oldest()
+            .map(|age| u64::try_from(age.as_millis()).unwrap_or(u64::MAX)),
         accepting: app.is_accepting(open),
         totals: json!({
             "accepted": totals.accepted.load(Ordering::Relaxed),
+            "refused": totals.refused.load(Ordering::Relaxed),
             "resumed": totals.resumed.load(Ordering::Relaxed),
             "resumeFailed": totals.resume_failed.load(Ordering::Relaxed),
             "stateLost": totals.state_lost.load(Ordering::Relaxed),
@@ -101,6 +127,7 @@ impl<'a> Resource<'a> {
     fn of(path: &'a str) -> Option<Self> {
         match path.strip_prefix("/wsroll/v1/")? {
             "sessions" => Some(Self::Sessions),
+            "events" => Some(Self::Events),
             "drain" => Some(Self::Orders),
             other => other.strip_prefix("drain/").map(Self::Order),
         }

@@ -1,9 +1,10 @@
 //! Letting go of sessions when the operator asks: orders in, notices and paced closes out.
 //!
 //! One order runs at a time. `order` reads and checks it, `running` keeps its lease and deadline, `pacer` says who
-//! goes when, `api` is the HTTP side; this file holds them together and is the only part that knows the clock.
+//! goes when, `events` who came and went, `api` is the HTTP side; this file holds them together and is the only part that knows the clock.
 
 mod api;
+mod events;
 mod order;
 mod pacer;
 mod running;
@@ -18,6 +19,7 @@ use tokio::{
 
 pub(crate) use self::{
     api::serve,
+    events::Events,
     running::{Notice, Tally},
 };
 use self::{
@@ -111,6 +113,11 @@ impl Drain {
         Some(running.progress(now))
     }
 
+    /// Something that orders heed has changed.
+    pub(crate) fn changed(&self) {
+        self.changed.notify_one();
+    }
+
     /// A socket has opened.
     pub(crate) fn opened(&self, peer: &SharedPeer, app: &App) {
         if let Some(running) = self.lock().as_mut() {
@@ -164,6 +171,10 @@ impl Drain {
         let now = self.now();
         let mut slot = self.lock();
         let running = slot.as_mut()?;
+        running.heed(now, |peer| {
+            let until = peer.busy_until()?.saturating_duration_since(self.start);
+            (until > now).then_some(until)
+        });
         for step in running.poll(now, |peer| peer.is_closed()) {
             match step {
                 Step::Notice(peer) => {

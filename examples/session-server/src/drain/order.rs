@@ -33,8 +33,8 @@ pub(crate) struct Order {
     pub(crate) on_deadline: OnDeadline,
     /// From a notice to its socket's close.
     pub(crate) lead: Duration,
-    /// Appended to the URL's query at the reconnect.
-    pub(crate) hint: Option<String>,
+    /// How a client names, at its reconnect, where it should land.
+    pub(crate) hint: Option<Hint>,
     pub(crate) close_code: u16,
 }
 
@@ -71,7 +71,7 @@ pub(crate) enum Select {
 pub(crate) enum Mode {
     /// A notice, then the close in turn.
     Ask,
-    /// This service has no notion of busy sessions, so it treats it as `Ask`.
+    /// The same, but a client that says it is busy is skipped until then.
     WhenIdle,
     /// Nothing is sent or closed before the deadline.
     Leave,
@@ -127,9 +127,16 @@ struct Reconnect {
     hint: Option<Hint>,
 }
 
-#[derive(Debug, Deserialize)]
-struct Hint {
-    query: Option<String>,
+/// How a client names, at its reconnect, where it should land.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) enum Hint {
+    /// Appended to the URL's query.
+    Query(String),
+    /// Takes the place of the URL's path.
+    Path(String),
+    /// A request header, `name: value`.
+    Header(String),
 }
 
 // === impl Order ===
@@ -181,12 +188,26 @@ impl Order {
             "reconnect.minMs",
             "must not be above reconnect.maxMs",
         )?;
-        let hint = hint.and_then(|hint| hint.query);
-        ensure(
-            hint.as_deref().is_none_or(is_query),
-            "reconnect.hint.query",
-            "must be a short URL query",
-        )?;
+        match &hint {
+            None => {}
+            Some(Hint::Query(query)) => {
+                ensure(
+                    is_query(query),
+                    "reconnect.hint.query",
+                    "must be a short URL query",
+                )?;
+            }
+            Some(Hint::Path(path)) => {
+                ensure(is_path(path), "reconnect.hint.path", "must be a short URL path")?;
+            }
+            Some(Hint::Header(header)) => {
+                ensure(
+                    is_header(header),
+                    "reconnect.hint.header",
+                    "must be a short `name: value`",
+                )?;
+            }
+        }
         let code_fits = matches!(close_code, 1001 | 1008 | 1011..=1013 | 3000..=4999);
         ensure(
             code_fits,
@@ -241,6 +262,29 @@ impl Default for Reconnect {
     }
 }
 
+impl Hint {
+    pub(crate) fn query(&self) -> Option<String> {
+        match self {
+            Self::Query(query) => Some(query.clone()),
+            Self::Path(_) | Self::Header(_) => None,
+        }
+    }
+
+    pub(crate) fn path(&self) -> Option<String> {
+        match self {
+            Self::Path(path) => Some(path.clone()),
+            Self::Query(_) | Self::Header(_) => None,
+        }
+    }
+
+    pub(crate) fn header(&self) -> Option<String> {
+        match self {
+            Self::Header(header) => Some(header.clone()),
+            Self::Query(_) | Self::Path(_) => None,
+        }
+    }
+}
+
 impl Select {
     /// How many of `open` sessions are meant.
     pub(crate) fn count_of(self, open: usize) -> usize {
@@ -269,6 +313,22 @@ pub(crate) fn is_id(id: &str) -> bool {
     (1..=MAX_ID).contains(&id.len()) && id.bytes().all(safe)
 }
 
+fn is_path(path: &str) -> bool {
+    path.starts_with('/') && !path.contains('?') && is_query(path)
+}
+
+fn is_header(header: &str) -> bool {
+    let token = |b: u8| b.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&b);
+    let text = |b: u8| b == b' ' || b.is_ascii_graphic();
+    header.split_once(": ").is_some_and(|(name, value)| {
+        header.len() <= MAX_HINT
+            && !name.is_empty()
+            && name.bytes().all(token)
+            && !value.trim().is_empty()
+            && value.bytes().all(text)
+    })
+}
+
 fn is_query(query: &str) -> bool {
     let safe = |b: u8| b.is_ascii_graphic() && !b"#\"<>\\^`{|}".contains(&b);
     (1..=MAX_HINT).contains(&query.len()) && query.bytes().all(safe)
@@ -295,12 +355,30 @@ mod tests {
     fn the_documented_order_is_read_and_unknown_fields_are_ignored() {
         let order = parse(&example()).unwrap();
         assert_eq!(order.lead, Duration::from_secs(2));
-        assert_eq!(order.hint.as_deref(), Some("wsroll=x7Qp"));
+        assert_eq!(order.hint, Some(Hint::Query("wsroll=x7Qp".into())));
         let small = parse(&json!({"id": "a", "ratePerSecond": 0.5, "leaseSeconds": 5})).unwrap();
         assert_eq!(
             (small.close_code, small.mode, small.select),
             (1012, Mode::Ask, Select::All {})
         );
+    }
+
+    #[test]
+    fn every_hint_is_read_and_goes_into_its_own_field() {
+        for (hint, fields) in [
+            (json!({"query": "wsroll=a"}), [Some("wsroll=a"), None, None]),
+            (json!({"path": "/v2/ws"}), [None, Some("/v2/ws"), None]),
+            (
+                json!({"header": "wsroll-hint: a"}),
+                [None, None, Some("wsroll-hint: a")],
+            ),
+        ] {
+            let mut order = example();
+            order["reconnect"] = json!({"hint": hint});
+            let hint = parse(&order).unwrap().hint.unwrap();
+            let told = [hint.query(), hint.path(), hint.header()];
+            assert_eq!(told.each_ref().map(Option::as_deref), fields);
+        }
     }
 
     #[test]
@@ -330,6 +408,16 @@ mod tests {
                 "reconnect",
                 json!({"hint": {"query": "a b"}}),
                 "reconnect.hint.query",
+            ),
+            (
+                "reconnect",
+                json!({"hint": {"path": "ws?x"}}),
+                "reconnect.hint.path",
+            ),
+            (
+                "reconnect",
+                json!({"hint": {"header": "no colon"}}),
+                "reconnect.hint.header",
             ),
             ("closeCode", json!(1000), "closeCode"),
             ("closeCode", json!(1006), "closeCode"),

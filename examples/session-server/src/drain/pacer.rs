@@ -56,6 +56,8 @@ pub(crate) struct Pacer<T> {
     told: VecDeque<(T, Manner, Duration)>,
     /// With the time when patience ends, earliest first.
     overlapping: VecDeque<(T, Duration)>,
+    /// Busy for now, with the time until when.
+    resting: Vec<(T, Manner, Duration)>,
 }
 
 // === impl Gate ===
@@ -132,7 +134,28 @@ impl<T> Pacer<T> {
             waiting: sessions.into_iter().collect(),
             told: VecDeque::new(),
             overlapping: VecDeque::new(),
+            resting: Vec::new(),
         }
+    }
+
+    /// Skips those that are busy, and takes those back that are not any more: they are next. `busy` says until when.
+    pub(crate) fn rest(&mut self, busy: impl Fn(&T) -> Option<Duration>) {
+        for (session, manner, _) in std::mem::take(&mut self.resting) {
+            self.waiting.push_front((session, manner));
+        }
+        let mut rest = VecDeque::with_capacity(self.waiting.len());
+        for (session, manner) in std::mem::take(&mut self.waiting) {
+            match busy(&session) {
+                Some(until) => self.resting.push((session, manner, until)),
+                None => rest.push_back((session, manner)),
+            }
+        }
+        self.waiting = rest;
+    }
+
+    /// How many are busy.
+    pub(crate) fn resting(&self) -> usize {
+        self.resting.len()
     }
 
     /// Does what is due. `open` is whether sessions may be told at all; `gone` are skipped and cost no place.
@@ -190,7 +213,13 @@ impl<T> Pacer<T> {
         let place = (open && !self.waiting.is_empty()).then(|| self.places.ready_at());
         let close = self.told.front().map(|(.., at)| self.closes.ready_at().max(*at));
         let grace = self.overlapping.front().map(|(_, until)| *until);
-        [place, close, grace].into_iter().flatten().min()
+        let idle = self
+            .resting
+            .iter()
+            .map(|(.., until)| *until)
+            .min()
+            .filter(|_| open);
+        [place, close, grace, idle].into_iter().flatten().min()
     }
 
     /// Adds a session that came late.
@@ -225,6 +254,7 @@ impl<T> Pacer<T> {
     pub(crate) fn cancel(&mut self) {
         self.pause();
         self.waiting.clear();
+        self.resting.clear();
     }
 
     /// Takes over those whom an earlier order has told already; they keep their turn.
@@ -239,7 +269,10 @@ impl<T> Pacer<T> {
 
     /// Whether nobody is left to be told or closed.
     pub(crate) fn is_done(&self) -> bool {
-        self.waiting.is_empty() && self.told.is_empty() && self.overlapping.is_empty()
+        self.waiting.is_empty()
+            && self.told.is_empty()
+            && self.overlapping.is_empty()
+            && self.resting.is_empty()
     }
 
     /// Drops those who are gone.
@@ -247,6 +280,7 @@ impl<T> Pacer<T> {
         self.waiting.retain(|(session, _)| !gone(session));
         self.told.retain(|(session, ..)| !gone(session));
         self.overlapping.retain(|(session, _)| !gone(session));
+        self.resting.retain(|(session, ..)| !gone(session));
     }
 }
 

@@ -11,7 +11,7 @@ use std::{
 use serde::Serialize;
 
 use super::{
-    order::{Mode, OnDeadline, Order, Reason, Select},
+    order::{Hint, Mode, OnDeadline, Order, Reason, Select},
     pacer::{Manner, OVERLAP_GRACE, Pacer, Step},
 };
 use crate::session::{Ending, bump};
@@ -100,6 +100,10 @@ struct NoticeReconnect {
     within_ms: u64,
     url: Option<String>,
     query: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    path: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    header: Option<String>,
 }
 
 #[derive(Clone, Debug, Serialize)]
@@ -190,6 +194,15 @@ impl<T: Clone> Running<T> {
         }
     }
 
+    /// With `whenIdle`, skips who is busy; `busy` says until when. At a deadline that closes nobody is spared any more.
+    pub(super) fn heed(&mut self, now: Duration, busy: impl Fn(&T) -> Option<Duration>) {
+        if self.order.mode == Mode::WhenIdle {
+            self.advance(now);
+            let spare = !(self.deadline_passed() && self.order.on_deadline == OnDeadline::Close);
+            self.pacer.rest(|session| busy(session).filter(|_| spare));
+        }
+    }
+
     /// Does what is due at `now`.
     pub(super) fn poll(&mut self, now: Duration, gone: impl Fn(&T) -> bool) -> Vec<Step<T>> {
         self.advance(now);
@@ -277,7 +290,7 @@ impl<T: Clone> Running<T> {
             acked: read(&self.tally.acked),
             closed_clean: read(&self.tally.closed_clean),
             closed_forced: read(&self.tally.closed_forced),
-            busy: 0,
+            busy: self.pacer.resting() as u64,
             rate_per_second: self.order.rate,
             lease_expires_ms: millis(self.lease_until.saturating_sub(now)),
         }
@@ -286,6 +299,7 @@ impl<T: Clone> Running<T> {
     /// The notice for a session, whose resume token is its id.
     pub(super) fn notice(&self, session: &str, session_ttl: Duration, overlaps: bool) -> Notice {
         let patience = self.order.lead + OVERLAP_GRACE;
+        let hint = self.order.hint.clone();
         Notice {
             v: 1,
             id: self.order.id.clone(),
@@ -295,7 +309,9 @@ impl<T: Clone> Running<T> {
                 after_ms: millis(self.order.lead),
                 within_ms: 0,
                 url: None,
-                query: self.order.hint.clone(),
+                query: hint.as_ref().and_then(Hint::query),
+                path: hint.as_ref().and_then(Hint::path),
+                header: hint.as_ref().and_then(Hint::header),
             },
             resume: Resume {
                 token: session.to_owned(),

@@ -32,6 +32,8 @@ pub const SUPERSEDED: u16 = 4409;
 const MAX_BAD_MESSAGES: u32 = 20;
 /// Wait before a store that did not answer is asked again, on average.
 const CHECK_AGAIN: Duration = Duration::from_secs(2);
+/// Longest time that a client can call itself busy for at once.
+const MAX_BUSY: Duration = Duration::from_hours(24);
 
 /// What a client asked for when it connected.
 #[derive(Clone, Debug)]
@@ -48,6 +50,8 @@ pub(crate) struct Hello {
     pub(crate) takes_notices: bool,
     /// It opens a new socket before it leaves the old one.
     pub(crate) overlaps: bool,
+    /// Its turn among those that are restored; a fault.
+    pub(crate) restored_at: Option<Instant>,
 }
 
 /// A socket and the session on it.
@@ -88,7 +92,11 @@ where
 {
     let socket = Socket::new(io, early, &app.config.limits).await;
     if peer.mute {
+        app.events.arrived(peer, None);
         return mute(app, peer, socket).await;
+    }
+    if let Some(turn) = hello.restored_at {
+        time::sleep_until(turn).await;
     }
     let request = ClaimRequest {
         session: &hello.session,
@@ -106,6 +114,7 @@ where
         }
     };
     let _ = peer.lease.set(claim.lease.clone());
+    app.events.arrived(peer, hello.asked.then_some(claim.found));
     let totals = &app.registry.totals;
     match (hello.asked, claim.found) {
         (_, true) => bump(&totals.resumed),
@@ -282,6 +291,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Conversation<'_, S> {
                 }
                 Err(error) => self.refused(&id, &error).await,
             },
+            ClientMessage::Busy { until_ms } => {
+                let until = Duration::from_millis(until_ms).min(MAX_BUSY);
+                self.peer.set_busy((until_ms > 0).then(|| Instant::now() + until));
+                self.app.drain.changed();
+                Next::Stay
+            }
             ClientMessage::Ack { id } => {
                 if let Some(tally) = self.peer.told.get() {
                     tally.ack(&id);
@@ -359,7 +374,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Conversation<'_, S> {
                     Some((code, order)) => (code, order),
                     None => (SUPERSEDED, "another connection has this session".to_owned()),
                 };
-                self.socket.close(code, &reason).await
+                Ending {
+                    by_client: true,
+                    ..self.socket.close(code, &reason).await
+                }
             }
             Leave::Say(Goodbye::Shutdown { code }) => self.socket.close(code, "the server ends").await,
             Leave::Close(code, reason) => self.socket.close(code, reason).await,

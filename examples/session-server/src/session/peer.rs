@@ -5,7 +5,7 @@ use std::sync::{
     atomic::{AtomicBool, Ordering},
 };
 
-use tokio::sync::Notify;
+use tokio::{sync::Notify, time::Instant};
 
 use crate::{
     drain::{Notice, Tally},
@@ -31,6 +31,12 @@ pub(crate) struct Peer {
     pub(crate) lease: OnceLock<Lease>,
     /// The drain order that told this socket to leave.
     pub(crate) told: OnceLock<Arc<Tally>>,
+    /// When it opened.
+    pub(crate) opened: Instant,
+    /// Until when its client asked not to be moved.
+    busy_until: Mutex<Option<Instant>>,
+    /// The session was taken: it is here for others to know.
+    arrived: AtomicBool,
     closed: AtomicBool,
 }
 
@@ -83,6 +89,9 @@ impl Peer {
             mailbox: Mailbox::default(),
             lease: OnceLock::new(),
             told: OnceLock::new(),
+            opened: Instant::now(),
+            busy_until: Mutex::default(),
+            arrived: AtomicBool::new(false),
             closed: AtomicBool::new(false),
         }
     }
@@ -90,6 +99,23 @@ impl Peer {
     /// Whether the socket is gone.
     pub(crate) fn is_closed(&self) -> bool {
         self.closed.load(Ordering::Acquire)
+    }
+
+    /// Until when the client asked not to be moved, if it did.
+    pub(crate) fn busy_until(&self) -> Option<Instant> {
+        *self.busy_until.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn set_busy(&self, until: Option<Instant>) {
+        *self.busy_until.lock().unwrap_or_else(PoisonError::into_inner) = until;
+    }
+
+    pub(crate) fn has_arrived(&self) -> bool {
+        self.arrived.load(Ordering::Acquire)
+    }
+
+    pub(crate) fn set_arrived(&self) {
+        self.arrived.store(true, Ordering::Release);
     }
 
     pub(super) fn set_closed(&self) {

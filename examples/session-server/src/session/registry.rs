@@ -6,10 +6,11 @@ use std::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU64, Ordering},
     },
+    time::Duration,
 };
 
 use super::peer::{Goodbye, Peer};
-use crate::store::Takeover;
+use crate::{drain::Events, store::Takeover};
 
 /// The open sockets of this process.
 #[derive(Debug, Default)]
@@ -50,6 +51,8 @@ pub(crate) struct Totals {
     pub(crate) store_errors: AtomicU64,
     /// Upgrades refused for want of room.
     pub(crate) refused_full: AtomicU64,
+    /// Upgrades answered with 503, for whatever reason.
+    pub(crate) refused: AtomicU64,
 }
 
 /// How a socket ended.
@@ -61,12 +64,15 @@ pub(crate) struct Ending {
     pub(crate) clean: bool,
     /// Whether a deadline's end closed it.
     pub(crate) forced: bool,
+    /// Whether the client ended it, or took the session elsewhere.
+    pub(crate) by_client: bool,
 }
 
 /// Takes the socket out of the registry when dropped, even if its task was killed.
 #[derive(Debug)]
 pub(crate) struct Registration<'a> {
     registry: &'a Registry,
+    events: &'a Events,
     /// The socket.
     pub(crate) peer: Arc<Peer>,
     /// How it ended; a cut until set.
@@ -77,13 +83,14 @@ pub(crate) struct Registration<'a> {
 
 impl Registry {
     /// Adds a socket. `mute` is asked with the number of open sockets, this one included.
-    pub(crate) fn open(
-        &self,
+    pub(crate) fn open<'a>(
+        &'a self,
+        events: &'a Events,
         session: &str,
         takes_notices: bool,
         overlaps: bool,
         mute: impl FnOnce(usize) -> bool,
-    ) -> Registration<'_> {
+    ) -> Registration<'a> {
         bump(&self.totals.accepted);
         let id = self.next_id.fetch_add(1, Ordering::Relaxed);
         let session: Arc<str> = session.into();
@@ -94,6 +101,7 @@ impl Registry {
         inner.by_session.entry(session).or_default().push(id);
         Registration {
             registry: self,
+            events,
             peer,
             ending: Ending::CUT,
         }
@@ -107,6 +115,17 @@ impl Registry {
     /// All open sockets.
     pub(crate) fn peers(&self) -> Vec<Arc<Peer>> {
         self.lock().peers.values().cloned().collect()
+    }
+
+    /// How long the oldest socket has been open.
+    pub(crate) fn oldest(&self) -> Option<Duration> {
+        let inner = self.lock();
+        inner
+            .peers
+            .values()
+            .map(|peer| peer.opened)
+            .min()
+            .map(|opened| opened.elapsed())
     }
 
     /// Closed sockets by code.
@@ -150,6 +169,7 @@ impl Drop for Registration<'_> {
         if let Some(tally) = self.peer.told.get() {
             tally.closed(self.ending);
         }
+        self.events.released(&self.peer, self.ending);
         let mut inner = self.registry.lock();
         inner.peers.remove(&self.peer.id);
         if let Some(ids) = inner.by_session.get_mut(&self.peer.session) {
@@ -170,6 +190,7 @@ impl Ending {
         code: 1006,
         clean: false,
         forced: false,
+        by_client: true,
     };
 }
 

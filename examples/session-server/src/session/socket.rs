@@ -143,6 +143,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Socket<S> {
             code,
             clean,
             forced: false,
+            by_client: false,
         }
     }
 
@@ -153,6 +154,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Socket<S> {
             code,
             clean: true,
             forced: false,
+            by_client: true,
         }
     }
 

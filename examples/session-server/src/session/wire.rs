@@ -61,6 +61,11 @@ pub(crate) enum ClientMessage {
     },
     /// Asks for the state.
     State { id: String },
+    /// Is not to be moved for so long from now, where an order heeds it (`whenIdle`); 0: it may be moved again.
+    Busy {
+        #[serde(rename = "untilMs")]
+        until_ms: u64,
+    },
     /// Has understood a notice.
     #[serde(rename = "wsroll.ack")]
     Ack { id: String },
@@ -75,6 +80,7 @@ impl ClientMessage {
         let names = match &message {
             Self::Say { id, .. } | Self::State { id } | Self::Ack { id } => [id.as_str(), "-"],
             Self::Set { id, key, .. } => [id.as_str(), key.as_str()],
+            Self::Busy { .. } => ["-", "-"],
         };
         if names.iter().all(|name| (1..=MAX_NAME).contains(&name.len())) {
             Ok(message)
@@ -105,6 +111,15 @@ mod tests {
             ClientMessage::parse(r#"{"type":"wsroll.ack","id":"o-1"}"#),
             Ok(ClientMessage::Ack { .. })
         ));
+    }
+
+    #[test]
+    fn a_client_may_say_that_it_is_busy() {
+        assert!(matches!(
+            ClientMessage::parse(r#"{"type":"busy","untilMs":9000}"#),
+            Ok(ClientMessage::Busy { until_ms: 9000 })
+        ));
+        assert!(ClientMessage::parse(r#"{"type":"busy"}"#).is_err());
     }
 
     #[test]
