@@ -10,7 +10,7 @@ use super::load::Output;
 use super::service::ServiceArgs;
 use super::{duration, output};
 use crate::probe::{ProbeDial, RehearsalTimeouts, reconnect_once};
-use crate::session::Pin;
+use crate::session::{Met, Pin};
 
 /// Check that sessions of a service survive a reconnect
 #[derive(Debug, Args)]
@@ -50,6 +50,7 @@ impl ProbeArgs {
             subprotocols: service.subprotocols,
             token: signer.as_ref().and_then(|signer| signer.sign("probe")),
             other_token: signer.as_ref().and_then(|signer| signer.sign("intruder")),
+            met: Met::default(),
         };
         let pin = pin.as_deref().map(Pin::new).transpose().context("--pin")?;
         let timeouts = RehearsalTimeouts {

@@ -161,6 +161,62 @@ async fn no_protocol_no_pod_no_sense_and_too_much_sense() {
     );
 }
 
+fn event(n: u64, session: &str) -> String {
+    format!(r#"{{"n":{n},"kind":"arrived","session":"{session}","agoMs":5}}"#)
+}
+
+async fn events(answer: String, after: u64) -> Result<Option<EventsReport>, Error> {
+    let serve = get(move |headers: HeaderMap, uri: axum::http::Uri| async move {
+        let asked = uri.query() == Some(&format!("after={after}"));
+        let status = if known(&headers) && asked {
+            StatusCode::OK
+        } else {
+            StatusCode::BAD_REQUEST
+        };
+        (status, answer)
+    });
+    let pod = pod(Router::new().route(EVENTS_PATH, serve)).await;
+    client().events(pod, &Token::new(TOKEN), after).await
+}
+
+#[tokio::test]
+async fn reads_a_page_of_events() {
+    let answer = format!(
+        r#"{{"instance":"i","next":42,"events":[{},{}]}}"#,
+        event(41, "74aae192643f597a"),
+        event(42, "9b1c0f6e5d4a3b2c"),
+    );
+    let report = events(answer, 40).await.unwrap().unwrap();
+    assert_eq!((report.events.len(), report.next, report.lost), (2, 42, 0));
+}
+
+#[tokio::test]
+async fn a_pod_may_offer_no_events() {
+    let pod = pod(Router::new()).await;
+    assert_eq!(client().events(pod, &Token::new(TOKEN), 0).await.unwrap(), None);
+}
+
+#[tokio::test]
+async fn events_outside_the_protocol_are_not_believed() {
+    let hash = "74aae192643f597a";
+    let page = |next: u64, events: &[String]| format!(r#"{{"next":{next},"events":[{}]}}"#, events.join(","));
+    let many: Vec<_> = (1..=1_001).map(|n| event(n, hash)).collect();
+    for (answer, why) in [
+        (page(2, &[event(2, hash), event(2, hash)]), "rise"),
+        (page(1, &[event(2, hash)]), "rise"),
+        (page(1, &[event(1, "alice")]), "hash"),
+        (page(1_001, &many), "more than 1000"),
+        (r#"{"events":[]}"#.to_owned(), "next"),
+        (" ".repeat(MAX_EVENTS_ANSWER + 1), "more than 524288 bytes"),
+    ] {
+        let error = events(answer, 0).await.unwrap_err();
+        assert_eq!(error.category(), "bad_answer");
+        assert!(error.to_string().contains(why), "{error} does not say {why}");
+    }
+    let full = events(page(1_000, &many[..1_000]), 0).await.unwrap().unwrap();
+    assert_eq!(full.events.len(), 1_000, "more than other answers may have");
+}
+
 #[tokio::test]
 async fn follows_no_redirect_with_the_token() {
     let redirect = get(|| async { (StatusCode::FOUND, [("location", "http://127.0.0.1:1/")]) });

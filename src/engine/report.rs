@@ -65,6 +65,8 @@ impl Work<'_> {
     fn drain_pace(&mut self) {
         let (rate, left) = (self.wave_rate, self.wave_left);
         if let Some(drain) = &mut self.status.drain {
+            // Kept when the release ends, or nobody tells any more.
+            drain.returned = self.obs.accounts.clone().or(drain.returned.take());
             drain.rate = (rate * 10.0).round() / 10.0;
             drain.eta_seconds = (rate > 0.0).then(|| (left as f64 / rate).ceil() as i64);
         }

@@ -22,6 +22,7 @@ use crate::engine::observed::Look;
 use crate::probe::ProbeSupervisor;
 use crate::report::events::Publisher;
 use crate::report::metrics::Metrics;
+use crate::session::Met;
 use crate::traffic::gateway_api::HTTPRoute;
 
 /// How long an API call may take.
@@ -86,6 +87,10 @@ pub struct Memory {
     pub counted_probes: HashMap<String, (Timestamp, ProbeFigures)>,
     /// The outcome of the template's dry run, by revision, and when it was tried.
     pub dry_run: Option<(String, Option<String>, Instant)>,
+    /// The account of moved sessions.
+    pub account: super::accounting::Account,
+    /// Sessions of probes that the account does not know yet.
+    pub met: Met,
     /// When status was last written.
     pub written: Option<Instant>,
     /// Failed rounds in a row.

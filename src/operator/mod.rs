@@ -1,11 +1,12 @@
 //! The reconcile pipeline: observe, plan, apply, report. Only this room knows that there is a Kubernetes.
 //!
-//! - `observe` (with `sessions` and `problems`): one moment of the cluster
+//! - `observe` (with `sessions`, `accounting` and `problems`): one moment of the cluster
 //! - `crate::engine::plan`: what it means
 //! - `publish`: the status that names what will be done, events, metrics
 //! - `apply` (with `probing`): the acts
 //! - `finalize`: gives everything back when a rollout is deleted
 
+mod accounting;
 mod apply;
 mod context;
 mod error;

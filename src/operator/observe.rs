@@ -9,7 +9,7 @@ use kube::ResourceExt as _;
 
 use super::context::{Context, Memory, lock};
 use super::error::Result;
-use super::{problems, sessions};
+use super::{accounting, problems, sessions};
 use crate::api::status::{Request, State};
 use crate::api::{ANNOTATION_REQUEST, SLOTS, ValidatedRollout, WebSocketRollout};
 use crate::drain::Token;
@@ -68,6 +68,8 @@ pub async fn observe(
         .collect();
     let status = live.status.clone().unwrap_or_default();
     sessions::count_unannounced(memory, &status, &facts, &reports);
+    // After the sessions: whoever is no longer among them has been released, and is read here before its pod can go.
+    let accounts = accounting::account(ctx, &rollout, &status, &pods, &tokens, memory).await;
 
     let services = in_namespace(&ctx.stores.services.state(), namespace);
     let routes = in_namespace(&ctx.stores.routes.state(), namespace);
@@ -134,6 +136,7 @@ pub async fn observe(
         evidence,
         problems,
         unannounced,
+        accounts,
         entropy: entropy(),
         rollout,
     };

@@ -169,6 +169,7 @@ async fn dial(ctx: &Context, rollout: &ValidatedRollout, memory: &Mutex<Memory>)
         headers: probes.headers.clone().into_iter().collect(),
         subprotocols: probes.subprotocols.clone(),
         other_token: token.as_ref().map(Token::tampered),
+        met: lock(memory).met.clone(),
         token,
     })
 }

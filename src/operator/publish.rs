@@ -162,7 +162,7 @@ pub fn metrics(ctx: &Context, rollout: &ValidatedRollout, plan: &Plan, memory: &
         notified: drain.notified,
         closed: drain.closed_clean,
         forced: drain.closed_forced,
-        ..Fates::default()
+        returned: drain.returned.as_ref().map(|r| r.back),
     };
     metrics.set_drain(namespace, name, fates);
     metrics.set_weight(

@@ -18,7 +18,7 @@ use crate::workload::pods::PodFacts;
 use crate::workload::{labels, token};
 
 /// Pods that are asked for their sessions at the same time.
-const POLLS: usize = 32;
+pub const POLLS: usize = 32;
 
 /// Reads the drain tokens that are not known yet. A revision whose Secret is gone stays without: its pods are unknown.
 pub async fn tokens(
@@ -91,7 +91,7 @@ async fn ask(
 }
 
 /// Whether any container of the pod runs: sockets need a process.
-fn is_running(pod: &Pod) -> bool {
+pub fn is_running(pod: &Pod) -> bool {
     let Some(status) = &pod.status else { return false };
     let containers = status.container_statuses.as_deref().unwrap_or_default();
     containers

@@ -5,7 +5,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 
 use crate::engine::evidence::ProbeTarget;
-use crate::session::{ConfigError, Dialect, Endpoint, Pin, Profiles, SessionConfig, Token};
+use crate::session::{ConfigError, Dialect, Endpoint, Met, Pin, Profiles, SessionConfig, Token};
 
 /// The `User-Agent` of every probe, so that services can leave them out of their own figures.
 const USER_AGENT: &str = concat!("wsroll-probe/", env!("CARGO_PKG_VERSION"));
@@ -27,6 +27,8 @@ pub struct ProbeDial {
     pub token: Option<Token>,
     /// The token of somebody else, who must not get at the probes' sessions.
     pub other_token: Option<Token>,
+    /// Where the ids of their sessions are collected, so that they can be told from users.
+    pub met: Met,
 }
 
 /// One run of probes.
@@ -117,6 +119,7 @@ impl ProbeDial {
     pub(super) fn config(&self) -> Result<SessionConfig, ConfigError> {
         let mut config = SessionConfig::new(self.endpoint()?);
         config.dialect = self.dialect;
+        config.met = Some(self.met.clone());
         Ok(config)
     }
 }

@@ -2,6 +2,8 @@
 //!
 //! Labels have closed sets of values, the names of rollouts aside: never an error's text, a pod's name or a session.
 
+use std::sync::atomic::AtomicU64;
+
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
@@ -10,6 +12,8 @@ use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::{Registry, Unit};
 use tokio::time::Instant;
 
+use crate::drain::accounting::Outcome;
+
 /// The prefix of every metric.
 pub const PREFIX: &str = "wsroll";
 
@@ -17,6 +21,8 @@ pub const PREFIX: &str = "wsroll";
 const ROLES: [&str; 3] = ["stable", "canary", "old"];
 /// What can become of a session in a drain.
 const FATES: [&str; 4] = ["notified", "closed", "forced", "returned"];
+/// What can become of a moved session.
+const RESULTS: [&str; 4] = ["back", "stray", "missing", "dormant"];
 
 /// All metrics of the operator. Clones share the values.
 #[derive(Clone, Debug)]
@@ -48,6 +54,9 @@ pub struct RolloutMetrics {
     phase: Family<PhaseLabels, Gauge>,
     weight: Family<RolloutLabels, Gauge>,
     unannounced: Family<RolloutLabels, Gauge>,
+    returned: Family<ResultLabels, Counter>,
+    return_duration: Family<RolloutLabels, Histogram, fn() -> Histogram>,
+    natural_return: Family<RolloutLabels, Gauge<f64, AtomicU64>>,
     rollbacks: Family<ReasonLabels, Counter>,
 }
 
@@ -94,6 +103,13 @@ struct FateLabels {
     namespace: String,
     rollout: String,
     fate: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ResultLabels {
+    namespace: String,
+    rollout: String,
+    result: &'static str,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -220,6 +236,12 @@ impl RolloutMetrics {
             phase: Family::default(),
             weight: Family::default(),
             unannounced: Family::default(),
+            returned: Family::default(),
+            // 50 ms to 100 s: from a reconnect at once to a phone that wakes up.
+            return_duration: Family::new_with_constructor(|| {
+                Histogram::new(exponential_buckets(0.05, 2.0, 12))
+            }),
+            natural_return: Family::default(),
             rollbacks: Family::default(),
         };
         registry.register(
@@ -245,6 +267,17 @@ impl RolloutMetrics {
         );
         let help = "Sessions of the present release that ended without an announcement";
         registry.register("unannounced_sessions", help, metrics.unannounced.clone());
+        let help = "Moved sessions by what became of them: back, stray, missing or dormant";
+        registry.register("returned_sessions", help, metrics.returned.clone());
+        let help = "Time from a session's release to its return";
+        registry.register_with_unit(
+            "return_duration",
+            help,
+            Unit::Seconds,
+            metrics.return_duration.clone(),
+        );
+        let help = "Share of sessions that leave stable by themselves and come back in time";
+        registry.register("natural_return_percent", help, metrics.natural_return.clone());
         registry.register("rollbacks", "Rollbacks by reason", metrics.rollbacks.clone());
         metrics
     }
@@ -315,6 +348,36 @@ impl RolloutMetrics {
             .set(sessions);
     }
 
+    /// Counts what became of a moved session.
+    pub fn returned(&self, namespace: &str, rollout: &str, outcome: Outcome) {
+        let (result, after) = match outcome {
+            Outcome::Back(after) => (RESULTS[0], Some(after)),
+            Outcome::Stray(after) => (RESULTS[1], Some(after)),
+            Outcome::Missing => (RESULTS[2], None),
+            Outcome::Dormant => (RESULTS[3], None),
+        };
+        let labels = RolloutLabels::new(namespace, rollout);
+        if let Some(after) = after {
+            self.return_duration
+                .get_or_create(&labels)
+                .observe(after.as_secs_f64());
+        }
+        let RolloutLabels { namespace, rollout } = labels;
+        let labels = ResultLabels {
+            namespace,
+            rollout,
+            result,
+        };
+        self.returned.get_or_create(&labels).inc();
+    }
+
+    /// Sets the share of sessions that come back after they left by themselves, percent.
+    pub fn set_natural_return(&self, namespace: &str, rollout: &str, percent: f64) {
+        self.natural_return
+            .get_or_create(&RolloutLabels::new(namespace, rollout))
+            .set(percent);
+    }
+
     /// Counts a rollback; the reason is a threshold's or a request's identifier.
     pub fn rolled_back(&self, namespace: &str, rollout: &str, reason: &str) {
         let labels = ReasonLabels {
@@ -331,6 +394,7 @@ impl RolloutMetrics {
         self.unknown_pods.remove(&labels);
         self.weight.remove(&labels);
         self.unannounced.remove(&labels);
+        self.natural_return.remove(&labels);
         let RolloutLabels { namespace, rollout } = labels;
         for role in ROLES {
             self.sessions.remove(&RoleLabels {
@@ -468,6 +532,10 @@ mod tests {
                 returned: None,
             },
         );
+        let after = Duration::from_millis(700);
+        metrics.rollout.returned("prod", "chat", Outcome::Back(after));
+        metrics.rollout.returned("prod", "chat", Outcome::Missing);
+        metrics.rollout.set_natural_return("prod", "chat", 87.5);
         metrics.probe.attempts("prod", "chat", "canary", 4);
         metrics.probe.failures("prod", "chat", "canary", "timeout", 2);
         let text = text(&registry);
@@ -478,11 +546,69 @@ mod tests {
             "wsroll_sessions{namespace=\"prod\",rollout=\"chat\",role=\"stable\"} 812",
             "wsroll_rollbacks_total{namespace=\"prod\",rollout=\"chat\",reason=\"StateLost\"} 1",
             "wsroll_drain_sessions{namespace=\"prod\",rollout=\"chat\",fate=\"forced\"} 1",
+            "wsroll_returned_sessions_total{namespace=\"prod\",rollout=\"chat\",result=\"missing\"} 1",
+            "wsroll_return_duration_seconds_count{namespace=\"prod\",rollout=\"chat\"} 1",
+            "wsroll_return_duration_seconds_bucket{le=\"0.8\",namespace=\"prod\",rollout=\"chat\"} 1",
+            "wsroll_natural_return_percent{namespace=\"prod\",rollout=\"chat\"} 87.5",
             "wsroll_probe_attempts_total{namespace=\"prod\",rollout=\"chat\",target=\"canary\"} 4",
             "wsroll_probe_failures_total{namespace=\"prod\",rollout=\"chat\",target=\"canary\",kind=\"timeout\"} 2",
         ] {
             assert!(text.contains(line), "{line} is not in\n{text}");
         }
+    }
+
+    /// Name and kind of every metric that is shown once everything has happened.
+    fn shown() -> Vec<(String, String)> {
+        let mut registry = Registry::default();
+        let metrics = Metrics::register(&mut registry);
+        metrics.events_dropped.inc();
+        metrics.reconcile.result("ok");
+        metrics.reconcile.api_error("drain", "unreachable");
+        drop(metrics.reconcile.measure());
+        let (rollout, at) = (&metrics.rollout, ("prod", "chat"));
+        rollout.set_sessions(at.0, at.1, "stable", 1);
+        rollout.set_unknown_pods(at.0, at.1, 1);
+        rollout.set_drain(at.0, at.1, Fates::default());
+        rollout.set_phase(at.0, at.1, None, "Healthy");
+        rollout.set_weight(at.0, at.1, 1);
+        rollout.set_unannounced(at.0, at.1, 1);
+        rollout.returned(at.0, at.1, Outcome::Back(Duration::from_secs(1)));
+        rollout.set_natural_return(at.0, at.1, 50.0);
+        rollout.rolled_back(at.0, at.1, "StateLost");
+        metrics.probe.attempts(at.0, at.1, "stable", 1);
+        metrics.probe.failures(at.0, at.1, "stable", "reconnect", 1);
+        let text = text(&registry);
+        let types = text.lines().filter_map(|line| line.strip_prefix("# TYPE "));
+        let mut shown: Vec<_> = types
+            .filter_map(|line| line.split_once(' '))
+            .map(|(name, kind)| {
+                let suffix = if kind == "counter" { "_total" } else { "" };
+                (format!("{name}{suffix}"), kind.to_owned())
+            })
+            .collect();
+        shown.sort();
+        shown
+    }
+
+    #[tokio::test]
+    async fn the_documentation_lists_every_metric_and_no_other() {
+        let code = include_str!("metrics.rs").split("#[cfg(test)]").next().unwrap();
+        let registered =
+            code.matches("registry.register(").count() + code.matches("registry.register_with_unit(").count();
+        assert_eq!(shown().len(), registered, "a metric that `shown` does not touch");
+        let page = include_str!("../../docs/metrics.md");
+        let mut listed: Vec<_> = page
+            .lines()
+            .filter_map(|line| line.strip_prefix("| `wsroll_")?.split_once("` | "))
+            .map(|(name, rest)| {
+                (
+                    format!("wsroll_{name}"),
+                    rest.split(' ').next().unwrap().to_owned(),
+                )
+            })
+            .collect();
+        listed.sort();
+        assert_eq!(listed, shown());
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! What a session needs to know before it dials.
 
-use std::sync::Arc;
+use std::collections::HashSet;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use http::{HeaderName, HeaderValue};
@@ -81,7 +82,16 @@ pub struct SessionConfig {
     pub answer_timeout: Option<Duration>,
     /// A clean close with this code counts as announced without a notice.
     pub ordered_code: u16,
+    /// Collects the sessions' ids.
+    pub met: Option<Met>,
 }
+
+/// Ids of sessions, until somebody takes them. Never shown by `Debug`.
+#[derive(Clone, Default)]
+pub struct Met(Arc<Mutex<HashSet<String>>>);
+
+/// Most ids that wait to be taken.
+const MAX_MET: usize = 4_096;
 
 // === impl Endpoint ===
 
@@ -208,7 +218,32 @@ impl SessionConfig {
             welcome_timeout: Duration::from_secs(10),
             answer_timeout: None,
             ordered_code: 1012,
+            met: None,
         }
+    }
+}
+
+// === impl Met ===
+
+impl Met {
+    /// Adds a session.
+    pub fn add(&self, session: &str) {
+        let mut met = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if met.len() < MAX_MET {
+            met.insert(session.to_owned());
+        }
+    }
+
+    /// The sessions since the last time.
+    pub fn take(&self) -> Vec<String> {
+        let mut met = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        met.drain().collect()
+    }
+}
+
+impl std::fmt::Debug for Met {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Met(…)")
     }
 }
 

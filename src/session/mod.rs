@@ -18,7 +18,7 @@ mod wire;
 
 pub use backoff::{Backoff, MAX_ATTEMPTS, Profile, Profiles, RESTORED_LIFE};
 pub use client::Session;
-pub use config::{ConfigError, Dialect, Endpoint, PIN_HEADER, Pin, SessionConfig};
+pub use config::{ConfigError, Dialect, Endpoint, Met, PIN_HEADER, Pin, SessionConfig};
 pub use dial::{DialError, Dialed, Phases, Resume, dial};
 pub use event::{Cause, End, Event, Failure, Restored, Welcomed};
 pub use ledger::{Ledger, Received, Request, Section, Unsent};

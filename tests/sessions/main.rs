@@ -3,6 +3,7 @@
 // Clippy takes only the test functions themselves for tests; here the helpers may fail a test too.
 #![allow(clippy::unwrap_used, clippy::panic)]
 
+mod accounts;
 mod fleets;
 mod loads;
 mod rehearsals;

@@ -13,10 +13,10 @@ use tokio::net::{TcpListener, TcpStream};
 use wsroll::drain::client::{DrainClient, Token as DrainToken};
 use wsroll::drain::protocol::{DrainOrder, Hint, Mode, OnDeadline, Reason, Reconnect, Select};
 use wsroll::probe::ProbeDial;
-use wsroll::session::{Endpoint, Pin, SessionConfig, Token};
+use wsroll::session::{Endpoint, Met, Pin, SessionConfig, Token};
 
 const KEY: &str = "test-key";
-const DRAIN_TOKEN: &str = "drain-token";
+pub const DRAIN_TOKEN: &str = "drain-token";
 
 /// Sends each connection where its pin, or its hint, or nothing, says.
 #[derive(Clone)]
@@ -102,7 +102,9 @@ impl Stage {
 
     /// A server of this revision, with faults as the environment would name them.
     pub async fn server(&self, revision: &str, faults: &str) -> Server {
-        let mut config = Config::local(KEY).with_drain(DRAIN_TOKEN);
+        let mut config = Config::local(KEY)
+            .with_drain(DRAIN_TOKEN)
+            .with_identity_key("identity-key");
         config.store = Store::Memory(self.store.clone());
         config.revision = revision.to_owned();
         config.faults = faults.parse().unwrap();
@@ -128,6 +130,7 @@ impl Stage {
             subprotocols: Vec::new(),
             token: Some(token("probe")),
             other_token: Some(token("intruder")),
+            met: Met::default(),
         }
     }
 
@@ -171,8 +174,13 @@ impl Silent {
 
 /// Orders the server to let go of all its sessions.
 pub async fn drain(server: &Server, rate: f64, hint: Option<&str>) {
+    drain_as("release-1-1-pod", server, rate, hint).await;
+}
+
+/// The same by an order of this id.
+pub async fn drain_as(id: &str, server: &Server, rate: f64, hint: Option<&str>) {
     let order = DrainOrder {
-        id: "release-1-1-pod".to_owned(),
+        id: id.to_owned(),
         reason: Reason::Rollout,
         select: Select::All {},
         mode: Mode::Ask,

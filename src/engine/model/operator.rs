@@ -62,6 +62,7 @@ impl World {
             evidence: self.evidence(),
             problems: Vec::new(),
             unannounced: self.unannounced,
+            accounts: None,
             entropy: {
                 let mut dice = Dice::new(self.now as u64);
                 format!("{:016x}{:016x}{:016x}", dice.next(), dice.next(), dice.next())

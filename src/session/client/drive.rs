@@ -243,6 +243,9 @@ impl Session {
         if !found {
             self.ledger.restart(seq);
         }
+        if let Some(met) = &self.config.met {
+            met.add(&session);
+        }
         self.id = Some(session);
         self.ledger.socket_changed();
         self.events.push_back(Event::Welcomed(Welcomed {

@@ -129,8 +129,7 @@ impl Events {
             (Some(_), false, _) => Some(How::Moved),
             (None, _, 1006) => Some(How::Cut),
             // The client's own close, or another connection of it that took the session.
-            (None, _, 1000 | 1001 | 1005 | crate::session::SUPERSEDED) if ending.by_client => Some(How::Left),
-            (None, ..) => None,
+            (None, ..) => ending.by_client.then_some(How::Left),
         };
         self.add(&peer.session, |session| Kept {
             kind: Kind::Released,
