@@ -1,7 +1,7 @@
 //! Reading real sockets: pages, pods without events, and what status is told.
 
 use axum::Router;
-use axum::extract::Query;
+use axum::http::Uri;
 use axum::routing::get;
 use serde_json::json;
 
@@ -10,24 +10,26 @@ use crate::drain::protocol::EVENTS_PATH;
 
 /// A pod that tells `count` sessions released under an order, and where from 0 it is asked from.
 async fn pod(uid: &str, revision: &str, kind: &'static str, count: u64) -> Asked {
-    let serve = get(
-        move |Query(query): Query<std::collections::HashMap<String, u64>>| async move {
-            let after = query["after"];
-            let events: Vec<_> = (after + 1..=count.min(after + 1_000))
-                .map(|n| {
-                    let mut event =
-                        json!({"n": n, "kind": kind, "session": format!("{n:016x}"), "agoMs": 1_000});
-                    if kind == "released" {
-                        event["order"] = json!("r1-w1-u");
-                        event["how"] = json!("moved");
-                    }
-                    event
-                })
-                .collect();
-            json!({"instance": "i", "next": count.min(after + 1_000), "lost": 0, "events": events})
-                .to_string()
-        },
-    );
+    let serve = get(move |uri: Uri| async move {
+        let after: u64 = uri
+            .query()
+            .unwrap()
+            .strip_prefix("after=")
+            .unwrap()
+            .parse()
+            .unwrap();
+        let events: Vec<_> = (after + 1..=count.min(after + 1_000))
+            .map(|n| {
+                let mut event = json!({"n": n, "kind": kind, "session": format!("{n:016x}"), "agoMs": 1_000});
+                if kind == "released" {
+                    event["order"] = json!("r1-w1-u");
+                    event["how"] = json!("moved");
+                }
+                event
+            })
+            .collect();
+        json!({"instance": "i", "next": count.min(after + 1_000), "lost": 0, "events": events}).to_string()
+    });
     serve_at(uid, revision, Router::new().route(EVENTS_PATH, serve)).await
 }
 
