@@ -20,7 +20,7 @@ use crate::api::status::{Returned, WaveReason};
 use crate::api::{RolloutStatus, ValidatedRollout};
 use crate::drain::accounting::{self, Accounts, Following, Page, Setting};
 use crate::drain::identity::{self, IdentityKey};
-use crate::drain::protocol::{DEFAULT_PORT, EventsReport};
+use crate::drain::protocol::{DEFAULT_PORT, EventsReport, SessionsReport};
 use crate::drain::{DrainClient, Token};
 use crate::report::metrics::RolloutMetrics;
 use crate::session::Met;
@@ -58,25 +58,27 @@ struct Asked {
 }
 
 /// Reads what happened since the last time, where it is due, and says what became of the release's sessions; `None` where
-/// there is no release, or no pod tells.
+/// there is no release, or no pod tells. Pods that gave no report in this round are not waited for a second time.
 pub async fn account(
     ctx: &Context,
     rollout: &ValidatedRollout,
     status: &RolloutStatus,
     pods: &[Arc<Pod>],
     tokens: &BTreeMap<String, Token>,
+    reports: &BTreeMap<String, SessionsReport>,
     memory: &Mutex<Memory>,
 ) -> Option<Returned> {
     let (mut account, met) = {
         let mut memory = lock(memory);
         (std::mem::take(&mut memory.account), memory.met.clone())
     };
-    let asked = asked(pods, tokens);
+    let mut asked = asked(pods, tokens);
     let accounts = account.accounts.get_or_insert_with(|| Accounts::new((ctx.now)()));
     let told = status.drain.as_ref().and_then(|d| d.returned.as_ref());
     accounts.attend(setting(rollout, status), told);
     accounts.retain(|uid| asked.iter().any(|a| a.uid == uid));
     account.silent.retain(|uid| asked.iter().any(|a| a.uid == *uid));
+    asked.retain(|pod| reports.contains_key(&pod.uid));
     let moving = status.wave.is_some() || accounts.is_waiting();
     let due = moving || account.read_at.is_none_or(|at| at.elapsed() >= IDLE);
     if due {

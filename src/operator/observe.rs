@@ -70,7 +70,7 @@ pub async fn observe(
     let status = live.status.clone().unwrap_or_default();
     sessions::count_unannounced(memory, &status, &facts, &polled);
     // After the sessions: whoever is no longer among them has been released, and is read here before its pod can go.
-    let accounts = accounting::account(ctx, &rollout, &status, &pods, &tokens, memory).await;
+    let accounts = accounting::account(ctx, &rollout, &status, &pods, &tokens, &polled.reports, memory).await;
 
     let services = in_namespace(&ctx.stores.services.state(), namespace);
     let routes = in_namespace(&ctx.stores.routes.state(), namespace);
