@@ -10,6 +10,7 @@ pub mod drain;
 pub mod session;
 
 pub mod probe;
+pub mod proxy;
 pub mod report;
 pub mod traffic;
 pub mod web;

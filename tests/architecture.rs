@@ -9,8 +9,8 @@
 use std::path::{Path, PathBuf};
 
 /// The rooms of `src`.
-const ROOMS: [&str; 11] = [
-    "api", "cli", "drain", "engine", "operator", "probe", "report", "session", "traffic", "web", "workload",
+const ROOMS: [&str; 12] = [
+    "api", "cli", "drain", "engine", "operator", "probe", "proxy", "report", "session", "traffic", "web", "workload",
 ];
 
 fn source() -> PathBuf {

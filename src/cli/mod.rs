@@ -8,6 +8,7 @@ pub mod output;
 pub mod probe;
 pub mod request;
 pub mod service;
+pub mod sidecar;
 pub mod status;
 pub mod telemetry;
 
@@ -33,6 +34,8 @@ pub struct Args {
 enum Verb {
     /// Run the operator
     Operator(operator::OperatorArgs),
+    /// Relay WebSockets to an application, and let them go when the operator asks
+    Sidecar(sidecar::SidecarArgs),
     /// Show where a rollout is: phase, weights, sessions, drain, verdict
     Status(status::StatusArgs),
     /// Go on to the next step now
@@ -67,12 +70,15 @@ impl Args {
 
     fn try_run(self) -> anyhow::Result<()> {
         let Self { telemetry, verb } = self;
-        telemetry.init(matches!(verb, Verb::Operator(_)))?;
+        telemetry.init(matches!(verb, Verb::Operator(_) | Verb::Sidecar(_)))?;
         // An error means that a provider was chosen already, which is as good.
         rustls::crypto::aws_lc_rs::default_provider()
             .install_default()
             .ok();
-        let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+        let runtime = match &verb {
+            Verb::Sidecar(args) => args.runtime()?,
+            _ => tokio::runtime::Builder::new_multi_thread().enable_all().build()?,
+        };
         runtime.block_on(verb.run())
     }
 }
@@ -81,6 +87,7 @@ impl Verb {
     async fn run(self) -> anyhow::Result<()> {
         match self {
             Self::Operator(args) => crate::operator::run(args).await,
+            Self::Sidecar(args) => args.run().await,
             Self::Status(args) => args.run().await,
             Self::Promote(args) => args.run(Request::Promote).await,
             Self::Pause(args) => args.run(Request::Pause).await,
@@ -127,6 +134,7 @@ mod tests {
             "wsroll retry chat --wait 1m30s",
             "wsroll load --url ws://chat/ws --sessions 5 --say-every 500ms -o json",
             "wsroll probe --url ws://chat/ws --connect-to 10.0.0.1:80",
+            "wsroll sidecar --listen 0.0.0.0:9910 --application 127.0.0.1:8080 --threads 2 --grace 5s",
             "wsroll crd",
             "wsroll --log debug --log-format json crd",
         ] {

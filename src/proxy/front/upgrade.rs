@@ -1,0 +1,119 @@
+//! Upgrades: the handshake passes from end to end, then both sockets are taken out of HTTP and relayed.
+
+
+use http::{Request, Response, StatusCode, Version};
+use http_body_util::{Either, Empty};
+use hyper::body::Incoming;
+use hyper::client::conn::http1;
+use hyper::upgrade::{OnUpgrade, Upgraded};
+use hyper_util::rt::TokioIo;
+use tokio::net::TcpStream;
+use tokio::time::{Instant, timeout_at};
+
+use super::{Body, Client, Refusal, forward, identity};
+use crate::drain::identity::hash;
+use crate::proxy::Proxy;
+use crate::proxy::peer::Peer;
+use crate::proxy::relay::{ApplicationHalf, ClientHalf, Relay};
+
+/// Answers an upgrade as the application does. If that is a 101, a session begins.
+pub(super) async fn serve(client: &Client, mut request: Request<Incoming>) -> Result<Response<Body>, Refusal> {
+    let proxy = &client.proxy;
+    let until = Instant::now() + proxy.settings.limits.handshake_timeout;
+    let from_client = hyper::upgrade::on(&mut request);
+    let (mut parts, _) = request.into_parts();
+    let seen = Seen::of(&parts, proxy);
+    forward::name_client(&mut parts.headers, client.address.ip(), proxy.settings.trusted_hops);
+    parts.uri = parts.uri.path_and_query().cloned().map_or(parts.uri, Into::into);
+    parts.version = Version::HTTP_11;
+
+    let stream = timeout_at(until, TcpStream::connect(proxy.application))
+        .await
+        .map_err(|_| Refusal::NoApplication)?
+        .map_err(|_| Refusal::NoApplication)?;
+    let _ = stream.set_nodelay(true);
+    let answer = timeout_at(until, ask(stream, Request::from_parts(parts, Empty::new())));
+    let mut answer = answer
+        .await
+        .map_err(|_| Refusal::NoAnswer)?
+        .map_err(|_| Refusal::NoAnswer)?;
+    if answer.status() != StatusCode::SWITCHING_PROTOCOLS {
+        forward::strip_hop_by_hop(answer.headers_mut());
+        return Ok(answer.map(Either::Left));
+    }
+    let peer = seen.peer(&answer, proxy);
+    let from_application = hyper::upgrade::on(&mut answer);
+    tokio::spawn(begin(client.clone(), peer, from_client, from_application));
+    Ok(answer.map(Either::Left))
+}
+
+/// Sends the handshake; the connection is driven by a task of its own until it is upgraded or its answer is read.
+async fn ask(
+    stream: TcpStream,
+    request: Request<Empty<bytes::Bytes>>,
+) -> Result<Response<Incoming>, hyper::Error> {
+    let (mut sender, connection) = http1::Builder::new()
+        .preserve_header_case(true)
+        .handshake(TokioIo::new(stream))
+        .await?;
+    tokio::spawn(async move {
+        // What fails here is told by the request.
+        let _ = connection.with_upgrades().await;
+    });
+    sender.send_request(request).await
+}
+
+/// Takes both sockets out of HTTP, whose buffers are dropped, and relays between them.
+async fn begin(client: Client, peer: Peer, from_client: OnUpgrade, from_application: OnUpgrade) {
+    let Client { proxy, place, .. } = client;
+    let (Ok(client), Ok(application)) = tokio::join!(from_client, from_application) else {
+        return;
+    };
+    let (Some((client, client_early)), Some((application, application_early))) =
+        (socket(client), socket(application))
+    else {
+        return;
+    };
+    let peer = proxy.session_began(peer);
+    let client = ClientHalf::new(client, &client_early);
+    let application = ApplicationHalf::new(application, &application_early);
+    // A task of its own, since this one's memory still has room for all of the above.
+    let relay = Relay::new(proxy, peer, client, application);
+    tokio::spawn(async move {
+        relay.await;
+        drop(place);
+    });
+}
+
+fn socket(upgraded: Upgraded) -> Option<(TcpStream, bytes::Bytes)> {
+    let parts = upgraded.downcast::<TokioIo<TcpStream>>().ok()?;
+    Some((parts.io.into_inner(), parts.read_buf))
+}
+
+/// What a handshake says of the session to come.
+struct Seen {
+    identity: Option<Box<str>>,
+    query: String,
+}
+
+// === impl Seen ===
+
+impl Seen {
+    fn of(parts: &http::request::Parts, proxy: &Proxy) -> Self {
+        let identity = identity::of(parts, &proxy.settings);
+        let key = proxy.identity_key.as_ref();
+        Self {
+            identity: identity.and_then(|identity| Some(hash(key?, &identity).into())),
+            query: parts.uri.query().unwrap_or("").to_owned(),
+        }
+    }
+
+    fn peer(self, answer: &Response<Incoming>, proxy: &Proxy) -> Peer {
+        let subprotocol = identity::subprotocol(answer.headers());
+        let mut peer = Peer::socket(proxy.registry.next_id(), proxy.clock.now_ms());
+        peer.identity = self.identity;
+        peer.notice = identity::notice(&proxy.settings, subprotocol, &self.query);
+        peer.codes = identity::codes(&proxy.settings, subprotocol);
+        peer
+    }
+}
