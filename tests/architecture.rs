@@ -10,7 +10,8 @@ use std::path::{Path, PathBuf};
 
 /// The rooms of `src`.
 const ROOMS: [&str; 12] = [
-    "api", "cli", "drain", "engine", "operator", "probe", "proxy", "report", "session", "traffic", "web", "workload",
+    "api", "cli", "drain", "engine", "operator", "probe", "proxy", "report", "session", "traffic", "web",
+    "workload",
 ];
 
 fn source() -> PathBuf {

@@ -27,7 +27,12 @@ pub struct SidecarArgs {
     #[arg(long, value_name = "ADDRESS")]
     application: Option<SocketAddr>,
     /// The revision's drain token
-    #[arg(long, env = "WSROLL_TOKEN_FILE", default_value = "/var/run/wsroll/token", value_name = "FILE")]
+    #[arg(
+        long,
+        env = "WSROLL_TOKEN_FILE",
+        default_value = "/var/run/wsroll/token",
+        value_name = "FILE"
+    )]
     token_file: PathBuf,
     /// The rollout's key for identities; without such a file there are no events
     #[arg(

@@ -87,7 +87,10 @@ impl<'a> Resource<'a> {
 pub(super) async fn serve(proxy: Arc<Proxy>, keys: Arc<Keys>, request: Request<Incoming>) -> Answer {
     let (parts, body) = request.into_parts();
     let Some(resource) = Resource::of(parts.uri.path()) else {
-        return refuse(StatusCode::NOT_FOUND, "no such resource in version 1 of the drain protocol");
+        return refuse(
+            StatusCode::NOT_FOUND,
+            "no such resource in version 1 of the drain protocol",
+        );
     };
     if resource.key(&keys).is_some_and(|key| !shows(&parts.headers, key)) {
         return refuse(StatusCode::UNAUTHORIZED, "the drain token is missing or wrong");
@@ -100,7 +103,10 @@ pub(super) async fn serve(proxy: Arc<Proxy>, keys: Arc<Keys>, request: Request<I
         (Method::GET, Resource::Prestop) => prestop(&proxy).await,
         (Method::PUT, Resource::Orders) => match Limited::new(body, MAX_BODY).collect().await {
             Ok(body) => put(&proxy, &body.to_bytes()),
-            Err(_) => refuse(StatusCode::PAYLOAD_TOO_LARGE, "the order could not be read or is too large"),
+            Err(_) => refuse(
+                StatusCode::PAYLOAD_TOO_LARGE,
+                "the order could not be read or is too large",
+            ),
         },
         (Method::DELETE, Resource::Order(id)) => match proxy.drain.delete(id, &proxy) {
             Some(progress) => json_answer(StatusCode::OK, &progress),
@@ -150,7 +156,10 @@ fn events(proxy: &Proxy, query: &str) -> Answer {
         return refuse(StatusCode::BAD_REQUEST, "after must be the number of an event");
     };
     if proxy.identity_key.is_none() || proxy.settings.session.is_none() {
-        return refuse(StatusCode::NOT_FOUND, "there are no events: no identity is configured");
+        return refuse(
+            StatusCode::NOT_FOUND,
+            "there are no events: no identity is configured",
+        );
     }
     let report = proxy.events.after(after, proxy.clock.now_ms(), &proxy.instance);
     json_answer(StatusCode::OK, &report)
@@ -194,13 +203,19 @@ fn refuse(status: StatusCode, reason: &str) -> Answer {
 fn json_answer(status: StatusCode, value: &impl Serialize) -> Answer {
     match serde_json::to_vec(value) {
         Ok(body) => answer(status, "application/json", body),
-        Err(_) => answer(StatusCode::INTERNAL_SERVER_ERROR, "text/plain", "unwritable answer"),
+        Err(_) => answer(
+            StatusCode::INTERNAL_SERVER_ERROR,
+            "text/plain",
+            "unwritable answer",
+        ),
     }
 }
 
 fn answer(status: StatusCode, kind: &'static str, body: impl Into<Bytes>) -> Answer {
     let mut response = Response::new(Full::new(body.into()));
     *response.status_mut() = status;
-    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(kind));
+    response
+        .headers_mut()
+        .insert(CONTENT_TYPE, HeaderValue::from_static(kind));
     response
 }

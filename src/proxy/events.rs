@@ -123,6 +123,9 @@ mod tests {
         let events = Events::default();
         events.released("a", 0, ReleasedHow::Moved, Some("o1"));
         let event = &events.after(0, 7, "i").events[0];
-        assert_eq!((event.how, event.order.as_deref(), event.ago_ms), (Some(ReleasedHow::Moved), Some("o1"), 7));
+        assert_eq!(
+            (event.how, event.order.as_deref(), event.ago_ms),
+            (Some(ReleasedHow::Moved), Some("o1"), 7)
+        );
     }
 }

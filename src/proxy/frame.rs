@@ -99,7 +99,11 @@ impl Tracker {
 
     /// Bytes of a header that is not complete yet; 0 between frames and within a payload.
     pub fn partial_header(&self) -> usize {
-        if self.in_payload { 0 } else { usize::from(self.have) }
+        if self.in_payload {
+            0
+        } else {
+            usize::from(self.have)
+        }
     }
 
     /// Goes forward to the next mark, and says how many of `bytes` that took. Headers are marks only where `headers` asks
@@ -263,7 +267,12 @@ fn frame(opcode: u8, payload: &[u8], mask: Option<[u8; 4]>) -> Vec<u8> {
     }
     frame.extend_from_slice(mask.as_ref().map_or(&[], |mask| &mask[..]));
     let key = mask.unwrap_or_default();
-    frame.extend(payload.iter().zip(key.iter().cycle()).map(|(byte, key)| byte ^ key));
+    frame.extend(
+        payload
+            .iter()
+            .zip(key.iter().cycle())
+            .map(|(byte, key)| byte ^ key),
+    );
     frame
 }
 

@@ -97,8 +97,13 @@ fn one_byte_at_a_time() {
 fn a_header_tells_what_follows() {
     let stream = text(&"x".repeat(300));
     let (used, mark) = Tracker::default().advance(&stream, true);
-    let Some(Mark::Header(header)) = mark else { panic!("{mark:?}") };
-    assert_eq!((used, header.opcode(), header.length, header.mask), (4, TEXT, 300, None));
+    let Some(Mark::Header(header)) = mark else {
+        panic!("{mark:?}")
+    };
+    assert_eq!(
+        (used, header.opcode(), header.length, header.mask),
+        (4, TEXT, 300, None)
+    );
     assert!(header.is_plain_whole());
 }
 

@@ -15,6 +15,7 @@ pub(super) struct Metrics {
     pub(super) sessions: Gauge,
     pub(super) forwarded: Gauge,
     pub(super) connections: Gauge,
+    pub(super) pending: Gauge,
     pub(super) accepted: Counter,
     pub(super) refused: Family<RefusedLabels, Counter>,
     pub(super) requests: Counter,
@@ -54,6 +55,7 @@ impl Metrics {
             sessions: Gauge::default(),
             forwarded: Gauge::default(),
             connections: Gauge::default(),
+            pending: Gauge::default(),
             accepted: Counter::default(),
             refused: Family::default(),
             requests: Counter::default(),
@@ -67,17 +69,41 @@ impl Metrics {
         };
         let all = metrics.clone();
         registry.register("sessions", "Sessions that are open", all.sessions);
-        registry.register("sessions_forwarded", "Of them, sockets relayed to another pod", all.forwarded);
+        registry.register(
+            "sessions_forwarded",
+            "Of them, sockets relayed to another pod",
+            all.forwarded,
+        );
         registry.register("connections", "Connections of clients", all.connections);
+        registry.register_with_unit(
+            "pending",
+            "Bytes kept for readers that are slow",
+            Unit::Bytes,
+            all.pending,
+        );
         registry.register("sessions_accepted", "Sessions that began", all.accepted);
-        registry.register("sessions_refused", "Upgrades that could not be served", all.refused);
+        registry.register(
+            "sessions_refused",
+            "Upgrades that could not be served",
+            all.refused,
+        );
         registry.register("sessions_closed", "Sessions that ended", all.closed);
         registry.register("requests", "Plain requests", all.requests);
         registry.register("notices", "Notices sent", all.notices);
-        registry.register_with_unit("session_duration", "How long sessions lasted", Unit::Seconds, all.durations);
+        registry.register_with_unit(
+            "session_duration",
+            "How long sessions lasted",
+            Unit::Seconds,
+            all.durations,
+        );
         all.from_clients.register(registry, "client", "from clients");
-        all.from_applications.register(registry, "application", "from the application");
-        all.dropped.register(registry, "dropped", "from the application for clients that were closed already");
+        all.from_applications
+            .register(registry, "application", "from the application");
+        all.dropped.register(
+            registry,
+            "dropped",
+            "from the application for clients that were closed already",
+        );
         metrics
     }
 
@@ -108,10 +134,5 @@ impl Flow {
         if messages > 0 {
             self.messages.inc_by(messages);
         }
-    }
-
-    #[cfg(test)]
-    pub(super) fn messages(&self) -> u64 {
-        self.messages.get()
     }
 }

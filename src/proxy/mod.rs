@@ -27,15 +27,15 @@ use prometheus_client::registry::Registry as MetricRegistry;
 
 pub use self::clock::Clock;
 pub use self::drain::Tally;
-pub use self::fields::FieldError;
-pub use self::server::{Config, Exit, Sidecar, StartError};
-pub use self::settings::Settings;
 use self::drain::{Drain, Went};
 use self::events::Events;
+pub use self::fields::FieldError;
 use self::metrics::Metrics;
 use self::peer::{Peer, Why};
 use self::registry::Registry;
 use self::relay::{By, Ending};
+pub use self::server::{Config, Exit, Sidecar, StartError};
+pub use self::settings::Settings;
 use crate::api::spec::CloseCodes;
 use crate::drain::identity::IdentityKey;
 use crate::drain::protocol::ReleasedHow;

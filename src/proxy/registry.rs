@@ -66,7 +66,10 @@ impl Registry {
 
     pub(super) fn closed(&self) -> BTreeMap<String, u64> {
         let closed = self.closed.lock().unwrap_or_else(PoisonError::into_inner);
-        closed.iter().map(|(code, count)| (code.to_string(), *count)).collect()
+        closed
+            .iter()
+            .map(|(code, count)| (code.to_string(), *count))
+            .collect()
     }
 
     pub(super) fn len(&self) -> usize {

@@ -111,7 +111,11 @@ impl Sidecar {
         background(Box::pin(async move { worker.sweep().await }));
         background(Box::pin(accept_clients(Arc::clone(&proxy), traffic_listener)));
         let keys = Arc::new(Keys::new(token));
-        background(Box::pin(accept_operator(Arc::clone(&proxy), keys, drain_listener)));
+        background(Box::pin(accept_operator(
+            Arc::clone(&proxy),
+            keys,
+            drain_listener,
+        )));
         tracing::info!(%traffic, %drain, %application, "serving");
         Ok(Self {
             proxy,
@@ -240,7 +244,9 @@ async fn accept_operator(proxy: Arc<Proxy>, keys: Arc<Keys>, listener: TcpListen
                 async move { Ok::<_, Infallible>(served.await) }
             });
             let mut builder = http1::Builder::new();
-            builder.timer(TokioTimer::new()).header_read_timeout(DRAIN_HEAD_TIMEOUT);
+            builder
+                .timer(TokioTimer::new())
+                .header_read_timeout(DRAIN_HEAD_TIMEOUT);
             if let Err(error) = builder.serve_connection(TokioIo::new(stream), service).await {
                 tracing::debug!(error = &error as &dyn std::error::Error, "drain connection ended");
             }

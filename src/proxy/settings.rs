@@ -117,7 +117,10 @@ impl Settings {
         let notices: Vec<SidecarNotice> = fields.get("notices")?.unwrap_or_default();
         check_notices(&notices, &fields)?;
         let close_codes: Vec<CloseCodes> = fields.get("closeCodes")?.unwrap_or_default();
-        for code in close_codes.iter().flat_map(|codes| [codes.client, codes.application]) {
+        for code in close_codes
+            .iter()
+            .flat_map(|codes| [codes.client, codes.application])
+        {
             if code.is_some_and(|code| !matches!(code, 1000..=1003 | 1007..=1014 | 3000..=4999)) {
                 return Err(fields.error("closeCodes", "has a code that an endpoint may not send"));
             }
@@ -160,7 +163,10 @@ impl Identity {
                 header: None,
                 cookie: Some(name),
             } if !name.is_empty() => Ok(Self::Cookie(name)),
-            _ => Err(fields.error("session", "must have exactly one of query, header and cookie, with a name")),
+            _ => Err(fields.error(
+                "session",
+                "must have exactly one of query, header and cookie, with a name",
+            )),
         }
     }
 }
@@ -189,7 +195,10 @@ impl Shutdown {
         }
         let close_code = fields.get("closeCode")?.unwrap_or(default.close_code);
         if !may_be_sent(close_code) {
-            return Err(fields.error("closeCode", "must be 1001, 1008, 1011, 1012, 1013 or 3000 to 4999"));
+            return Err(fields.error(
+                "closeCode",
+                "must be 1001, 1008, 1011, 1012, 1013 or 3000 to 4999",
+            ));
         }
         Ok(Self {
             rate_per_second,
@@ -264,27 +273,68 @@ mod tests {
             ("applicationPort", json!(0), "applicationPort must be"),
             ("applicationPort", json!(null), "applicationPort is missing"),
             ("session", json!({}), "session must have exactly one"),
-            ("session", json!({"query": "a", "cookie": "b"}), "session must have exactly one"),
-            ("session", json!({"header": "a b"}), "session must have exactly one"),
+            (
+                "session",
+                json!({"query": "a", "cookie": "b"}),
+                "session must have exactly one",
+            ),
+            (
+                "session",
+                json!({"header": "a b"}),
+                "session must have exactly one",
+            ),
             ("affinity", json!(true), "affinity needs session"),
-            ("notices", json!([{"format": "Json"}]), "notices has a notice for everybody"),
-            ("notices", json!([{"subprotocol": "a", "format": "Text"}]), "notices needs template"),
-            ("notices", json!([{"subprotocol": "a", "format": "Xml"}]), "notices cannot be read"),
-            ("closeCodes", json!([{"subprotocol": "a", "client": 1006}]), "closeCodes has a code"),
+            (
+                "notices",
+                json!([{"format": "Json"}]),
+                "notices has a notice for everybody",
+            ),
+            (
+                "notices",
+                json!([{"subprotocol": "a", "format": "Text"}]),
+                "notices needs template",
+            ),
+            (
+                "notices",
+                json!([{"subprotocol": "a", "format": "Xml"}]),
+                "notices cannot be read",
+            ),
+            (
+                "closeCodes",
+                json!([{"subprotocol": "a", "client": 1006}]),
+                "closeCodes has a code",
+            ),
             ("trustedHops", json!(99), "trustedHops must be 0 to 16"),
             ("limits", json!([]), "limits must be a JSON object"),
             ("limits", json!({"connections": 0}), "limits.connections must be"),
             ("limits", json!({"headerBytes": 10}), "limits.headerBytes must be"),
-            ("limits", json!({"handshakeTimeoutMs": 0}), "limits.handshakeTimeoutMs must be"),
+            (
+                "limits",
+                json!({"handshakeTimeoutMs": 0}),
+                "limits.handshakeTimeoutMs must be",
+            ),
             ("pingIntervalMs", json!(-1), "pingIntervalMs cannot be read"),
-            ("shutdown", json!({"ratePerSecond": 0}), "shutdown.ratePerSecond must be"),
-            ("shutdown", json!({"closeCode": 1000}), "shutdown.closeCode must be"),
+            (
+                "shutdown",
+                json!({"ratePerSecond": 0}),
+                "shutdown.ratePerSecond must be",
+            ),
+            (
+                "shutdown",
+                json!({"closeCode": 1000}),
+                "shutdown.closeCode must be",
+            ),
         ] {
             let mut text = json!({"applicationPort": 8080});
             text[field] = value;
             let error = Settings::parse(&text.to_string()).unwrap_err().to_string();
             assert!(error.starts_with(words), "{field}: {error}");
         }
-        assert!(Settings::parse("{").unwrap_err().to_string().starts_with("the settings must be"));
+        assert!(
+            Settings::parse("{")
+                .unwrap_err()
+                .to_string()
+                .starts_with("the settings must be")
+        );
     }
 }

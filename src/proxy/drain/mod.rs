@@ -17,9 +17,9 @@ use tokio::sync::Notify;
 use tokio::time;
 
 use self::pacer::{Standing, Step};
-use self::running::{Haste, Running};
 pub use self::running::Tally;
 pub(super) use self::running::Went;
+use self::running::{Haste, Running};
 use super::Proxy;
 use super::clock::millis;
 use super::peer::{Goodbye, Mail, Peer, Why};
@@ -98,7 +98,8 @@ impl Drain {
         };
         let mut slot = self.lock();
         slot.haste = Some(haste);
-        let everybody = |running: &Running<_>| running.order.select == Select::All {} && !running.is_cancelled();
+        let everybody =
+            |running: &Running<_>| running.order.select == Select::All {} && !running.is_cancelled();
         match slot.running.as_mut().filter(|running| everybody(running)) {
             Some(running) => {
                 running.hasten(haste, now);
@@ -205,7 +206,9 @@ fn standing(peer: &Peer, proxy: &Proxy, now_ms: u64) -> Standing {
 }
 
 fn tell(peer: &Arc<Peer>, running: &Running<Arc<Peer>>, proxy: &Proxy) {
-    let notice = peer.notice.and_then(|at| proxy.settings.notices.get(usize::from(at)));
+    let notice = peer
+        .notice
+        .and_then(|at| proxy.settings.notices.get(usize::from(at)));
     let code = code(peer, running.order.close_code, proxy);
     let Some(text) = notice.and_then(|notice| notice::text(notice, &running.order, code)) else {
         return;

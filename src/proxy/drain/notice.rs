@@ -88,7 +88,8 @@ mod tests {
     use super::*;
 
     fn order(hint: Option<&str>) -> DrainOrder {
-        let mut order = super::super::order::parse(br#"{"id":"o-1","ratePerSecond":1,"leaseSeconds":5}"#).unwrap();
+        let mut order =
+            super::super::order::parse(br#"{"id":"o-1","ratePerSecond":1,"leaseSeconds":5}"#).unwrap();
         order.reconnect.hint = hint.map(|hint| Hint::Query(hint.to_owned()));
         order
     }
@@ -107,14 +108,24 @@ mod tests {
         let text = text(&notice(NoticeFormat::Json, None), &order(Some("wsroll=a")), 4000).unwrap();
         let value: serde_json::Value = serde_json::from_str(&text).unwrap();
         assert_eq!(value["type"], "wsroll.notice");
-        assert_eq!((value["closeCode"].as_u64(), value["reconnect"]["afterMs"].as_u64()), (Some(4000), Some(2000)));
+        assert_eq!(
+            (
+                value["closeCode"].as_u64(),
+                value["reconnect"]["afterMs"].as_u64()
+            ),
+            (Some(4000), Some(2000))
+        );
         assert_eq!(value["reconnect"]["query"], "wsroll=a");
     }
 
     #[test]
     fn templates_are_filled_once() {
         let template = r#"42["move",{"in":{afterMs},"q":"{query}","p":"{path}","why":"{reason}","c":{closeCode},"id":"{id}"}]"#;
-        let filled = text(&notice(NoticeFormat::Text, Some(template)), &order(Some("{id}=1")), 1012);
+        let filled = text(
+            &notice(NoticeFormat::Text, Some(template)),
+            &order(Some("{id}=1")),
+            1012,
+        );
         let expected = r#"42["move",{"in":2000,"q":"{id}=1","p":"","why":"rollout","c":1012,"id":"o-1"}]"#;
         assert_eq!(filled.as_deref(), Some(expected));
     }

@@ -26,11 +26,16 @@ pub(in crate::proxy) fn parse(body: &[u8]) -> Result<DrainOrder, FieldError> {
         hint: window.get("hint")?,
     };
     if reconnect.hint.as_ref().is_some_and(|hint| !is_hint(hint)) {
-        return Err(window.error("hint", "must be short, printable and without spaces (headers: name: value)"));
+        return Err(window.error(
+            "hint",
+            "must be short, printable and without spaces (headers: name: value)",
+        ));
     }
     let order = DrainOrder {
         id: fields.need("id")?,
-        reason: fields.get("reason")?.unwrap_or(crate::drain::protocol::Reason::Rollout),
+        reason: fields
+            .get("reason")?
+            .unwrap_or(crate::drain::protocol::Reason::Rollout),
         select: fields.get("select")?.unwrap_or_default(),
         mode: fields.get("mode")?.unwrap_or_default(),
         rate_per_second: fields.need("ratePerSecond")?,
@@ -38,7 +43,9 @@ pub(in crate::proxy) fn parse(body: &[u8]) -> Result<DrainOrder, FieldError> {
         deadline_ms: fields.get("deadlineMs")?,
         on_deadline: fields.get("onDeadline")?.unwrap_or_default(),
         reconnect,
-        close_code: fields.get("closeCode")?.unwrap_or(crate::drain::protocol::SERVICE_RESTART),
+        close_code: fields
+            .get("closeCode")?
+            .unwrap_or(crate::drain::protocol::SERVICE_RESTART),
     };
     if order.lease_seconds > MAX_LEASE_SECONDS {
         return Err(fields.error("leaseSeconds", "must be at most 86400"));
@@ -58,7 +65,9 @@ pub(in crate::proxy) fn parse(body: &[u8]) -> Result<DrainOrder, FieldError> {
 /// From a session's notice to its close.
 pub(super) fn lead(order: &DrainOrder) -> Duration {
     let Reconnect { min_ms, max_ms, .. } = order.reconnect;
-    Duration::from_millis(max_ms).min(LEAD).max(Duration::from_millis(min_ms))
+    Duration::from_millis(max_ms)
+        .min(LEAD)
+        .max(Duration::from_millis(min_ms))
 }
 
 /// How many of `open` sessions an order means.
@@ -71,10 +80,13 @@ pub(super) fn count_of(select: Select, open: usize) -> usize {
 }
 
 fn is_hint(hint: &Hint) -> bool {
-    let plain = |text: &str| (1..=MAX_HINT).contains(&text.len()) && text.bytes().all(|b| b.is_ascii_graphic());
+    let plain =
+        |text: &str| (1..=MAX_HINT).contains(&text.len()) && text.bytes().all(|b| b.is_ascii_graphic());
     match hint {
         Hint::Query(text) | Hint::Path(text) => plain(text),
-        Hint::Header(text) => text.split_once(": ").is_some_and(|(name, value)| plain(name) && plain(value)),
+        Hint::Header(text) => text
+            .split_once(": ")
+            .is_some_and(|(name, value)| plain(name) && plain(value)),
     }
 }
 
@@ -101,7 +113,10 @@ mod tests {
         let order = read(&example()).unwrap();
         assert_eq!(order.reconnect.hint, Some(Hint::Query("wsroll=x7Qp".to_owned())));
         let small = read(&json!({"id": "a", "ratePerSecond": 0.5, "leaseSeconds": 5})).unwrap();
-        assert_eq!((small.close_code, small.mode, small.on_deadline), (1012, Mode::Ask, OnDeadline::Wait));
+        assert_eq!(
+            (small.close_code, small.mode, small.on_deadline),
+            (1012, Mode::Ask, OnDeadline::Wait)
+        );
         assert_eq!(lead(&small), Duration::from_secs(2));
     }
 
@@ -132,7 +147,11 @@ mod tests {
             ("reconnect", json!({"minMs": 9, "maxMs": 8}), "reconnect.minMs "),
             ("reconnect", json!({"maxMs": 9_999_999}), "reconnect.maxMs "),
             ("reconnect", json!({"hint": {"query": "a b"}}), "reconnect.hint "),
-            ("reconnect", json!({"hint": {"header": "nocolon"}}), "reconnect.hint "),
+            (
+                "reconnect",
+                json!({"hint": {"header": "nocolon"}}),
+                "reconnect.hint ",
+            ),
             ("closeCode", json!(1000), "closeCode "),
             ("closeCode", json!(1006), "closeCode "),
         ] {

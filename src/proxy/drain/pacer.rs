@@ -56,7 +56,12 @@ pub(super) struct Pacer<T> {
 
 impl<T: Clone> Pacer<T> {
     /// An order's sessions from `start` on; `sessions` are in random order already.
-    pub(super) fn new(rate: f64, lead: Duration, start: Duration, sessions: impl IntoIterator<Item = T>) -> Self {
+    pub(super) fn new(
+        rate: f64,
+        lead: Duration,
+        start: Duration,
+        sessions: impl IntoIterator<Item = T>,
+    ) -> Self {
         Self {
             lead,
             places: Gate::new(rate, start),
@@ -116,7 +121,9 @@ impl<T: Clone> Pacer<T> {
         self.look_at = Duration::ZERO;
         let mut skipped = 0;
         while skipped < self.waiting.len() && self.places.ready_at() <= now {
-            let Some(session) = self.waiting.pop_front() else { break };
+            let Some(session) = self.waiting.pop_front() else {
+                break;
+            };
             match look(&session) {
                 Standing::Gone => {}
                 Standing::Dormant => steps.push(Step::Dormant(session)),
@@ -144,9 +151,11 @@ impl<T: Clone> Pacer<T> {
 
     /// Closes those whose time has come. Who was not told and has become busy goes back to waiting.
     fn close(&mut self, now: Duration, open: bool, look: impl Fn(&T) -> Standing, steps: &mut Vec<Step<T>>) {
-        self.placed.retain(|(session, ..)| look(session) != Standing::Gone);
+        self.placed
+            .retain(|(session, ..)| look(session) != Standing::Gone);
         while self.placed.front().is_some_and(|(.., at)| *at <= now) {
-            let busy = |(session, told, _): &(T, bool, Duration)| open && !told && look(session) == Standing::Busy;
+            let busy =
+                |(session, told, _): &(T, bool, Duration)| open && !told && look(session) == Standing::Busy;
             if self.placed.front().is_some_and(busy) {
                 let back = self.placed.pop_front();
                 self.waiting.extend(back.map(|(session, ..)| session));
@@ -165,7 +174,10 @@ impl<T: Clone> Pacer<T> {
         let waits = open && !self.waiting.is_empty();
         let place = waits.then(|| self.places.ready_at().max(self.look_at));
         let sweep = waits.then_some(self.sweep_at);
-        let close = self.placed.front().map(|(.., at)| self.closes.ready_at().max(*at));
+        let close = self
+            .placed
+            .front()
+            .map(|(.., at)| self.closes.ready_at().max(*at));
         [place, sweep, close].into_iter().flatten().min()
     }
 

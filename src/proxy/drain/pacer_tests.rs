@@ -67,7 +67,9 @@ fn who_is_busy_is_skipped_and_its_place_is_taken_by_the_next() {
     assert_eq!(closed, [Step::Close(1), Step::Close(2)]);
     assert_eq!(pacer.busy(), 1);
     // Idle at last: it goes at the next look.
-    let last: Vec<_> = (1000..1300).flat_map(|ms| pacer.poll(MS * ms, true, ready, |_| false)).collect();
+    let last: Vec<_> = (1000..1300)
+        .flat_map(|ms| pacer.poll(MS * ms, true, ready, |_| false))
+        .collect();
     assert_eq!(last, [Step::Close(0)]);
     assert!(pacer.is_done());
 }
@@ -86,9 +88,18 @@ fn who_becomes_busy_between_its_place_and_its_close_waits_again_unless_it_was_to
 #[test]
 fn dormant_sessions_go_at_once_and_cost_no_place() {
     let mut pacer = pacer(100, 1.0, 0);
-    let look = |n: &u32| if *n < 99 { Standing::Dormant } else { Standing::Ready };
+    let look = |n: &u32| {
+        if *n < 99 {
+            Standing::Dormant
+        } else {
+            Standing::Ready
+        }
+    };
     let steps = pacer.poll(Duration::ZERO, true, look, |_| false);
-    let dormant = steps.iter().filter(|step| matches!(step, Step::Dormant(_))).count();
+    let dormant = steps
+        .iter()
+        .filter(|step| matches!(step, Step::Dormant(_)))
+        .count();
     assert_eq!((dormant, steps.last()), (99, Some(&Step::Close(99))));
     assert!(pacer.is_done());
 }
@@ -116,7 +127,9 @@ fn a_higher_rate_takes_effect_at_once() {
     let mut pacer = pacer(100, 0.1, 0);
     pacer.poll(Duration::ZERO, true, ready, |_| true);
     pacer.set_rate(100.0);
-    let steps: usize = (1..=100).map(|ms| pacer.poll(MS * ms, true, ready, |_| true).len()).sum();
+    let steps: usize = (1..=100)
+        .map(|ms| pacer.poll(MS * ms, true, ready, |_| true).len())
+        .sum();
     assert!(steps >= 10, "{steps}");
 }
 
@@ -127,7 +140,9 @@ fn a_pause_keeps_the_promise_made_and_makes_no_new_one() {
     pacer.poll(Duration::ZERO, true, ready, told);
     pacer.poll(MS * 100, true, ready, told);
     pacer.pause();
-    let paused: Vec<_> = (101..10_000).flat_map(|ms| pacer.poll(MS * ms, false, ready, told)).collect();
+    let paused: Vec<_> = (101..10_000)
+        .flat_map(|ms| pacer.poll(MS * ms, false, ready, told))
+        .collect();
     assert_eq!(paused, [Step::Close(0)]);
     pacer.resume(MS * 10_000);
     let log = run(&mut pacer, true);
@@ -142,7 +157,9 @@ fn cancelled_only_those_who_were_told_still_go() {
         pacer.poll(MS * ms, true, ready, |n| *n == 0);
     }
     pacer.cancel();
-    let rest: Vec<_> = (151..5000).flat_map(|ms| pacer.poll(MS * ms, false, ready, |_| false)).collect();
+    let rest: Vec<_> = (151..5000)
+        .flat_map(|ms| pacer.poll(MS * ms, false, ready, |_| false))
+        .collect();
     assert_eq!(rest, [Step::Close(0)]);
     assert!(pacer.is_done());
 }
@@ -151,7 +168,10 @@ fn cancelled_only_those_who_were_told_still_go() {
 fn sessions_that_left_by_themselves_cost_no_place() {
     let mut pacer = pacer(100, 1.0, 0);
     let look = |n: &u32| if *n < 99 { Standing::Gone } else { Standing::Ready };
-    assert_eq!(pacer.poll(Duration::ZERO, true, look, |_| false), [Step::Close(99)]);
+    assert_eq!(
+        pacer.poll(Duration::ZERO, true, look, |_| false),
+        [Step::Close(99)]
+    );
     assert!(pacer.is_done());
 }
 
@@ -168,12 +188,22 @@ fn an_order_after_another_does_not_double_the_rate() {
     let mut first = pacer(100, 10.0, 0);
     let mut times = Vec::new();
     for ms in 0..=450 {
-        times.extend(first.poll(MS * ms, true, ready, |_| false).iter().map(|_| MS * ms));
+        times.extend(
+            first
+                .poll(MS * ms, true, ready, |_| false)
+                .iter()
+                .map(|_| MS * ms),
+        );
     }
     let mut second = Pacer::new(10.0, Duration::ZERO, MS * 450, 100..200);
     second.inherit(first);
     for ms in 450..=3000 {
-        times.extend(second.poll(MS * ms, true, ready, |_| false).iter().map(|_| MS * ms));
+        times.extend(
+            second
+                .poll(MS * ms, true, ready, |_| false)
+                .iter()
+                .map(|_| MS * ms),
+        );
     }
     assert!(fullest_second(&times) <= 10, "{times:?}");
 }

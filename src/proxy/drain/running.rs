@@ -169,7 +169,8 @@ impl<T: Clone> Running<T> {
         };
         // At a deadline there is no time for a notice, and with `leave` nobody is told before.
         let telling = !self.deadline_passed();
-        self.pacer.poll(now, open, look, |session| telling && told(session))
+        self.pacer
+            .poll(now, open, look, |session| telling && told(session))
     }
 
     /// When to poll again if nothing else happens.
@@ -205,7 +206,8 @@ impl<T: Clone> Running<T> {
 
     /// Whether closes now come after the deadline.
     pub(super) fn deadline_passed(&self) -> bool {
-        self.deadline().is_some_and(|deadline| self.active_for >= deadline)
+        self.deadline()
+            .is_some_and(|deadline| self.active_for >= deadline)
     }
 
     fn deadline(&self) -> Option<Duration> {
@@ -255,7 +257,11 @@ impl<T: Clone> Running<T> {
         if self.paused {
             return;
         }
-        let end = if self.haste.is_some() { now } else { self.lease_until };
+        let end = if self.haste.is_some() {
+            now
+        } else {
+            self.lease_until
+        };
         let until = now.min(end);
         self.active_for += until.saturating_sub(self.as_of);
         self.as_of = self.as_of.max(until);

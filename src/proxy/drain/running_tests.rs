@@ -118,7 +118,13 @@ fn who_comes_late_is_meant_by_all_only() {
     let mut running = start(order(), 1);
     running.add(7);
     assert_eq!(running.progress(Duration::ZERO).eligible, Some(2));
-    let mut running = start(DrainOrder { select: Select::Count(1), ..order() }, 1);
+    let mut running = start(
+        DrainOrder {
+            select: Select::Count(1),
+            ..order()
+        },
+        1,
+    );
     running.add(7);
     assert_eq!(running.progress(Duration::ZERO).eligible, Some(1));
     running.cancel();

@@ -55,7 +55,9 @@ pub(super) fn name_client(headers: &mut HeaderMap, peer: IpAddr, hops: u8) {
     if !headers.contains_key(FORWARDED_PROTO) {
         headers.insert(FORWARDED_PROTO, HeaderValue::from_static("http"));
     }
-    if !headers.contains_key(FORWARDED_HOST) && let Some(host) = headers.get(header::HOST).cloned() {
+    if !headers.contains_key(FORWARDED_HOST)
+        && let Some(host) = headers.get(header::HOST).cloned()
+    {
         headers.insert(FORWARDED_HOST, host);
     }
 }
@@ -127,13 +129,24 @@ mod tests {
 
     #[test]
     fn scheme_and_host_are_the_gateways_or_ours() {
-        let came = [("host", "a"), ("x-forwarded-proto", "https"), ("x-forwarded-host", "b"), ("forwarded", "for=x")];
+        let came = [
+            ("host", "a"),
+            ("x-forwarded-proto", "https"),
+            ("x-forwarded-host", "b"),
+            ("forwarded", "for=x"),
+        ];
         let mut believed = headers(&came);
         name_client(&mut believed, [9, 9, 9, 9].into(), 1);
-        assert_eq!((&believed[FORWARDED_PROTO], &believed[FORWARDED_HOST]), (&"https".parse().unwrap(), &"b".parse().unwrap()));
+        assert_eq!(
+            (&believed[FORWARDED_PROTO], &believed[FORWARDED_HOST]),
+            (&"https".parse().unwrap(), &"b".parse().unwrap())
+        );
         let mut own = headers(&came);
         name_client(&mut own, [9, 9, 9, 9].into(), 0);
-        assert_eq!((&own[FORWARDED_PROTO], &own[FORWARDED_HOST]), (&"http".parse().unwrap(), &"a".parse().unwrap()));
+        assert_eq!(
+            (&own[FORWARDED_PROTO], &own[FORWARDED_HOST]),
+            (&"http".parse().unwrap(), &"a".parse().unwrap())
+        );
         assert!(!own.contains_key(header::FORWARDED));
     }
 
@@ -152,8 +165,12 @@ mod tests {
 
     #[test]
     fn upgrades_are_known_by_both_headers() {
-        let asks = |pairs: &[(&'static str, &'static str)]| asks_for_websocket(&http::Method::GET, &headers(pairs));
-        assert!(asks(&[("connection", "keep-alive, Upgrade"), ("upgrade", "WebSocket")]));
+        let asks =
+            |pairs: &[(&'static str, &'static str)]| asks_for_websocket(&http::Method::GET, &headers(pairs));
+        assert!(asks(&[
+            ("connection", "keep-alive, Upgrade"),
+            ("upgrade", "WebSocket")
+        ]));
         assert!(!asks(&[("connection", "upgrade"), ("upgrade", "h2c")]));
         assert!(!asks(&[("upgrade", "websocket")]));
     }

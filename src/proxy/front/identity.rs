@@ -61,7 +61,12 @@ pub(super) fn notice(settings: &Settings, subprotocol: Option<&str>, query: &str
 /// Which close codes are the subprotocol's.
 pub(super) fn codes(settings: &Settings, subprotocol: Option<&str>) -> Option<u8> {
     let subprotocol = subprotocol?;
-    index(settings.close_codes.iter().position(|codes| codes.subprotocol == subprotocol))
+    index(
+        settings
+            .close_codes
+            .iter()
+            .position(|codes| codes.subprotocol == subprotocol),
+    )
 }
 
 fn index(at: Option<usize>) -> Option<u8> {
@@ -77,7 +82,9 @@ mod tests {
 
     fn settings(extra: serde_json::Value) -> Settings {
         let mut text = json!({"applicationPort": 1});
-        text.as_object_mut().unwrap().extend(extra.as_object().unwrap().clone());
+        text.as_object_mut()
+            .unwrap()
+            .extend(extra.as_object().unwrap().clone());
         Settings::parse(&text.to_string()).unwrap()
     }
 
@@ -113,7 +120,11 @@ mod tests {
             (None, "", None),
             (Some("other"), "notice", None),
         ] {
-            assert_eq!(notice(&settings, subprotocol, query), expected, "{subprotocol:?} {query}");
+            assert_eq!(
+                notice(&settings, subprotocol, query),
+                expected,
+                "{subprotocol:?} {query}"
+            );
         }
     }
 }

@@ -67,7 +67,9 @@ pub(super) async fn serve(client: Client, stream: TcpStream) {
         .max_headers(MAX_FIELDS)
         .preserve_header_case(true);
     let service = hyper::service::service_fn(move |request| answer(client.clone(), request));
-    let connection = builder.serve_connection(TokioIo::new(stream), service).with_upgrades();
+    let connection = builder
+        .serve_connection(TokioIo::new(stream), service)
+        .with_upgrades();
     if let Err(error) = connection.await {
         tracing::debug!(error = &error as &dyn std::error::Error, "connection ended");
     }
@@ -77,7 +79,10 @@ pub(super) async fn serve(client: Client, stream: TcpStream) {
 async fn answer(client: Client, request: Request<Incoming>) -> Result<Response<Body>, Infallible> {
     let limit = client.proxy.settings.limits.header_bytes as usize;
     if forward::size(request.headers()) + request.uri().path().len() > limit {
-        return Ok(text(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, "the request's head is too large"));
+        return Ok(text(
+            StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
+            "the request's head is too large",
+        ));
     }
     if forward::asks_for_websocket(request.method(), request.headers()) {
         let outcome = upgrade::serve(&client, request).await;
@@ -130,13 +135,19 @@ impl Proxy {
     /// An upgrade could not be served.
     pub(super) fn refuse(&self, reason: &'static str) {
         self.registry.refuse();
-        self.metrics.refused.get_or_create(&RefusedLabels { reason }).inc();
+        self.metrics
+            .refused
+            .get_or_create(&RefusedLabels { reason })
+            .inc();
     }
 }
 
 /// The application cannot be reached now; it may be restarting.
 fn unavailable() -> Response<Body> {
-    let mut response = text(StatusCode::SERVICE_UNAVAILABLE, "the application does not answer now");
+    let mut response = text(
+        StatusCode::SERVICE_UNAVAILABLE,
+        "the application does not answer now",
+    );
     let seconds = HeaderValue::from_static(RETRY_SECONDS);
     response.headers_mut().insert(RETRY_AFTER, seconds);
     response

@@ -43,7 +43,11 @@ pub(super) async fn serve(client: &Client, request: Request<Incoming>) -> Respon
     };
     parts.uri = uri;
     parts.version = Version::HTTP_11;
-    match client.pool.request(Request::from_parts(parts, Either::Left(body))).await {
+    match client
+        .pool
+        .request(Request::from_parts(parts, Either::Left(body)))
+        .await
+    {
         Ok(answer) => {
             let (mut parts, body) = answer.into_parts();
             forward::strip_hop_by_hop(&mut parts.headers);
@@ -51,7 +55,10 @@ pub(super) async fn serve(client: &Client, request: Request<Incoming>) -> Respon
             Response::from_parts(parts, Either::Left(body))
         }
         Err(error) => {
-            tracing::debug!(error = &error as &dyn std::error::Error, "the application did not answer");
+            tracing::debug!(
+                error = &error as &dyn std::error::Error,
+                "the application did not answer"
+            );
             unavailable()
         }
     }

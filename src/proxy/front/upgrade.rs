@@ -1,6 +1,5 @@
 //! Upgrades: the handshake passes from end to end, then both sockets are taken out of HTTP and relayed.
 
-
 use http::{Request, Response, StatusCode, Version};
 use http_body_util::{Either, Empty};
 use hyper::body::Incoming;
@@ -17,13 +16,20 @@ use crate::proxy::peer::Peer;
 use crate::proxy::relay::{ApplicationHalf, ClientHalf, Relay};
 
 /// Answers an upgrade as the application does. If that is a 101, a session begins.
-pub(super) async fn serve(client: &Client, mut request: Request<Incoming>) -> Result<Response<Body>, Refusal> {
+pub(super) async fn serve(
+    client: &Client,
+    mut request: Request<Incoming>,
+) -> Result<Response<Body>, Refusal> {
     let proxy = &client.proxy;
     let until = Instant::now() + proxy.settings.limits.handshake_timeout;
     let from_client = hyper::upgrade::on(&mut request);
     let (mut parts, _) = request.into_parts();
     let seen = Seen::of(&parts, proxy);
-    forward::name_client(&mut parts.headers, client.address.ip(), proxy.settings.trusted_hops);
+    forward::name_client(
+        &mut parts.headers,
+        client.address.ip(),
+        proxy.settings.trusted_hops,
+    );
     parts.uri = parts.uri.path_and_query().cloned().map_or(parts.uri, Into::into);
     parts.version = Version::HTTP_11;
 

@@ -64,6 +64,8 @@ pub struct Relay {
     until_ms: u64,
     /// The clock at the beginning of this turn.
     now_ms: u64,
+    /// Bytes that wait for a slow reader, as they were counted last.
+    pending: usize,
 }
 
 /// Another application half for a session, taken at a boundary of both directions.
@@ -108,6 +110,7 @@ impl Relay {
             listening: false,
             until_ms: u64::MAX,
             now_ms: 0,
+            pending: 0,
         }
     }
 
@@ -228,16 +231,34 @@ impl Relay {
         if let Some(code) = seen.close.filter(|_| !self.client.0.close_ours) {
             self.cause.get_or_insert(By::Application(code));
         }
-        self.proxy.metrics.from_applications.add(chunk.len(), seen.messages);
+        self.proxy
+            .metrics
+            .from_applications
+            .add(chunk.len(), seen.messages);
         self.note(seen);
     }
 
     /// Tells what others ask of a session: whether it is busy.
     fn note(&self, seen: Seen) {
-        let middle = if self.client.0.frames.at_message() { 0 } else { MID_CLIENT }
-            | if self.application.0.frames.at_message() { 0 } else { MID_APPLICATION };
+        let middle = if self.client.0.frames.at_message() {
+            0
+        } else {
+            MID_CLIENT
+        } | if self.application.0.frames.at_message() {
+            0
+        } else {
+            MID_APPLICATION
+        };
         if seen.messages > 0 || middle != 0 {
             self.peer.data(self.now_ms, middle);
+        }
+    }
+
+    fn count_pending(&mut self, pending: usize) {
+        if pending != self.pending {
+            let change = pending as i64 - self.pending as i64;
+            self.proxy.metrics.pending.inc_by(change);
+            self.pending = pending;
         }
     }
 
@@ -248,7 +269,10 @@ impl Relay {
             && self.application.0.frames.at_message()
             && self.application.0.pending() == 0;
         let living = !self.application.0.is_told() && !self.client.0.is_told();
-        if between && living && let Some(Swap { half, before }) = self.swap.take() {
+        if between
+            && living
+            && let Some(Swap { half, before }) = self.swap.take()
+        {
             // Whoever asked may be gone; then the old half is dropped here.
             let _ = before.send(std::mem::replace(&mut self.application, half));
         }
@@ -283,13 +307,16 @@ impl Future for Relay {
         }
         relay.now_ms = relay.proxy.clock.now_ms();
         relay.take_mail();
-        BUFFER.with_borrow_mut(|buffer| relay.work(buffer, cx))
+        let outcome = BUFFER.with_borrow_mut(|buffer| relay.work(buffer, cx));
+        relay.count_pending(relay.client.0.pending() + relay.application.0.pending());
+        outcome
     }
 }
 
 impl Drop for Relay {
     fn drop(&mut self) {
         self.conclude();
+        self.count_pending(0);
     }
 }
 

@@ -30,7 +30,11 @@ impl Relay {
             match mark {
                 None => {
                     let partial = self.client.0.frames.partial_header() > 0;
-                    let target = if is_held || partial { &mut self.held } else { &mut out };
+                    let target = if is_held || partial {
+                        &mut self.held
+                    } else {
+                        &mut out
+                    };
                     target.extend_from_slice(bytes);
                     break;
                 }
