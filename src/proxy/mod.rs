@@ -50,6 +50,8 @@ pub struct Proxy {
     instance: String,
     revision: Option<String>,
     identity_key: Option<IdentityKey>,
+    /// What identities are kept under where there is no key of the rollout's.
+    own_key: IdentityKey,
     clock: Clock,
     registry: Registry,
     /// Sessions that are over while their sockets still end.
@@ -72,6 +74,7 @@ impl Proxy {
             instance: hex::encode(rand::random::<[u8; 8]>()),
             revision: None,
             identity_key: None,
+            own_key: IdentityKey::new(&hex::encode(rand::random::<[u8; 16]>())),
             clock: Clock::start(),
             registry: Registry::default(),
             leaving: Mutex::default(),
@@ -85,15 +88,19 @@ impl Proxy {
     /// A session begins; it is counted from now on.
     fn session_began(&self, peer: Peer) -> Arc<Peer> {
         let peer = Arc::new(peer);
-        self.registry.add(&peer);
+        if self.registry.add(&peer).is_some() {
+            // The same session, now over a socket: nobody came and nobody went.
+            self.drain.opened(&peer);
+            return peer;
+        }
         self.metrics.sessions.inc();
         if peer.forwarded {
             self.metrics.forwarded.inc();
         } else {
             self.metrics.accepted.inc();
-        }
-        if let Some(identity) = peer.identity.as_deref().filter(|_| !peer.forwarded) {
-            self.events.arrived(identity, self.clock.now_ms());
+            if let Some(identity) = peer.identity.as_deref() {
+                self.events.arrived(identity, self.clock.now_ms());
+            }
         }
         self.drain.opened(&peer);
         peer

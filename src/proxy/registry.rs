@@ -10,6 +10,9 @@ use super::peer::Peer;
 #[derive(Debug, Default)]
 pub(super) struct Registry {
     open: Mutex<HashMap<u64, Arc<Peer>>>,
+    /// Who has an identity, by it. Polling sessions stay for a while after their end, so that a late request of theirs is
+    /// known.
+    known: Mutex<HashMap<Box<str>, Arc<Peer>>>,
     last: AtomicU64,
     /// Upgrades, and polling sessions that began.
     accepted: AtomicU64,
@@ -33,18 +36,56 @@ impl Registry {
         self.last.fetch_add(1, Ordering::Relaxed) + 1
     }
 
-    pub(super) fn add(&self, peer: &Arc<Peer>) {
-        if !peer.forwarded {
+    /// Adds a session. If it goes on with what was a polling session, that one is taken out and given back.
+    pub(super) fn add(&self, peer: &Arc<Peer>) -> Option<Arc<Peer>> {
+        let known = |identity: &str| self.known().insert(identity.into(), Arc::clone(peer));
+        let before = peer.identity.as_deref().and_then(known);
+        let before = before.filter(|before| before.as_polling().is_some() && !before.is_gone());
+        if let Some(before) = &before {
+            before.leave();
+        }
+        let mut open = self.lock();
+        if let Some(before) = &before {
+            open.remove(&before.id);
+        } else if !peer.forwarded {
             self.accepted.fetch_add(1, Ordering::Relaxed);
         }
-        self.lock().insert(peer.id, Arc::clone(peer));
+        open.insert(peer.id, Arc::clone(peer));
+        before
+    }
+
+    /// The session with this identity.
+    pub(super) fn find(&self, identity: &str) -> Option<Arc<Peer>> {
+        self.known().get(identity).cloned()
+    }
+
+    /// Forgets polling sessions that are old, and gives back those of them that are not over.
+    pub(super) fn forget_polling(&self, is_old: impl Fn(&Peer) -> bool) -> Vec<Arc<Peer>> {
+        let mut old = Vec::new();
+        self.known().retain(|_, peer| {
+            let keep = peer.as_polling().is_none() || !is_old(peer);
+            if !keep && !peer.is_gone() {
+                old.push(Arc::clone(peer));
+            }
+            keep
+        });
+        old
     }
 
     /// Takes a session out; false if it was not there.
     pub(super) fn remove(&self, peer: &Peer, code: Option<u16>) -> bool {
         peer.leave();
         let there = self.lock().remove(&peer.id).is_some();
-        if let Some(code) = code.filter(|_| there && !peer.forwarded) {
+        if peer.as_polling().is_none()
+            && let Some(identity) = peer.identity.as_deref()
+        {
+            let mut known = self.known();
+            if known.get(identity).is_some_and(|known| known.id == peer.id) {
+                known.remove(identity);
+            }
+        }
+        let is_socket = peer.as_polling().is_none() && !peer.forwarded;
+        if let Some(code) = code.filter(|_| there && is_socket) {
             let mut closed = self.closed.lock().unwrap_or_else(PoisonError::into_inner);
             *closed.entry(code).or_default() += 1;
         }
@@ -97,6 +138,10 @@ impl Registry {
             }
         });
         count
+    }
+
+    fn known(&self) -> MutexGuard<'_, HashMap<Box<str>, Arc<Peer>>> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn lock(&self) -> MutexGuard<'_, HashMap<u64, Arc<Peer>>> {

@@ -198,6 +198,9 @@ async fn accept_clients(proxy: Arc<Proxy>, listener: TcpListener) {
         let Some((stream, address)) = accept(&listener).await else {
             continue;
         };
+        let Ok(here) = stream.local_addr() else {
+            continue; // it has ended already
+        };
         let Some(place) = Place::take(&proxy) else {
             proxy.refuse("connections");
             if let Ok(permit) = Arc::clone(&told_full).try_acquire_owned() {
@@ -212,6 +215,7 @@ async fn accept_clients(proxy: Arc<Proxy>, listener: TcpListener) {
             proxy: Arc::clone(&proxy),
             pool: pool.clone(),
             address,
+            here,
             place,
         };
         tokio::spawn(front::serve(client, stream));

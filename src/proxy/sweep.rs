@@ -23,6 +23,7 @@ impl Proxy {
             tick.tick().await;
             let now_ms = self.clock.now_ms();
             self.registry.each(|peer| self.look_after(peer, now_ms));
+            self.sweep_polling(now_ms);
             // Sessions that are over, but whose sockets still have their time to end.
             self.leaving().retain(|peer| {
                 if peer.is_due(now_ms) {

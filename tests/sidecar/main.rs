@@ -10,4 +10,5 @@ mod frames;
 mod http;
 mod limits;
 mod orders;
+mod polling;
 mod stage;

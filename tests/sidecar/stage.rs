@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::{SinkExt as _, StreamExt as _};
-use http_body_util::{Either, Full};
+use http_body_util::{BodyExt as _, Either, Full};
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
@@ -44,6 +44,10 @@ pub struct Seen {
     pub closes: Mutex<Vec<u16>>,
     /// Text messages.
     pub texts: Mutex<Vec<String>>,
+    /// Polling sessions that the application knows.
+    pub polling: Mutex<Vec<String>>,
+    /// A polling session was closed.
+    pub closed: tokio::sync::Notify,
 }
 
 /// The application.
@@ -132,8 +136,11 @@ impl Server {
             head.push_str(&format!("{name}: {}\n", value.to_str().unwrap()));
         }
         self.seen.heads.lock().unwrap().push(head.clone());
+        let upgrades = request.headers().contains_key("sec-websocket-key");
         match request.uri().path() {
             "/ws" | "/raw" => {}
+            "/eio" if upgrades => {}
+            "/eio" => return self.poll(request).await,
             "/refuse" => return text(StatusCode::FORBIDDEN, "not you"),
             "/body" => return Response::new(Either::Left(request.into_body())),
             _ => return text(StatusCode::OK, &head),
@@ -173,6 +180,35 @@ impl Server {
             }
         });
         response.body(Either::Right(Full::default())).unwrap()
+    }
+
+    /// Engine.IO over polling, as far as a proxy sees it: sessions are called as this application's port.
+    async fn poll(&self, request: Request<Incoming>) -> Response<Body> {
+        let query = request.uri().query().unwrap_or("").to_owned();
+        let Some(sid) = query.split('&').find_map(|pair| pair.strip_prefix("sid=")) else {
+            let mut known = self.seen.polling.lock().unwrap();
+            let sid = format!("{:p}-{}", Arc::as_ptr(&self.seen), known.len());
+            known.push(sid.clone());
+            return text(StatusCode::OK, &format!("0{{\"sid\":\"{sid}\"}}"));
+        };
+        if !self.seen.polling.lock().unwrap().iter().any(|known| known == sid) {
+            return text(
+                StatusCode::BAD_REQUEST,
+                "{\"code\":1,\"message\":\"Session ID unknown\"}",
+            );
+        }
+        if request.method() == hyper::Method::GET {
+            self.seen.closed.notified().await;
+            return text(StatusCode::OK, "6");
+        }
+        let body = request.into_body().collect().await.unwrap().to_bytes();
+        let body = String::from_utf8(body.to_vec()).unwrap();
+        if body == "1" {
+            self.seen.polling.lock().unwrap().retain(|known| known != sid);
+            self.seen.closed.notify_waiters();
+        }
+        self.seen.texts.lock().unwrap().push(body);
+        text(StatusCode::OK, "ok")
     }
 
     /// Sends everything back. `die` cuts the connection, `close` closes it with 4001.

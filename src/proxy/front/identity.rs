@@ -7,19 +7,28 @@ use http::header::{COOKIE, SEC_WEBSOCKET_PROTOCOL};
 use http::request::Parts;
 
 use crate::api::spec::SidecarNotice;
+use crate::drain::identity::hash;
+use crate::proxy::Proxy;
 use crate::proxy::settings::{Identity, Settings};
 
 /// Longest identity that is taken for one, bytes.
 const MAX_IDENTITY: usize = 1024;
 
 /// The identity of the request's session, where it has one.
-pub(super) fn of<'r>(parts: &'r Parts, settings: &Settings) -> Option<Cow<'r, str>> {
+fn of<'r>(parts: &'r Parts, settings: &Settings) -> Option<Cow<'r, str>> {
     let found = match settings.session.as_ref()? {
         Identity::Query(name) => parameter(parts.uri.query().unwrap_or(""), name),
         Identity::Header(name) => parts.headers.get(name)?.to_str().ok().map(Cow::Borrowed),
         Identity::Cookie(name) => cookie(&parts.headers, name).map(Cow::Borrowed),
     };
     found.filter(|identity| (1..=MAX_IDENTITY).contains(&identity.len()))
+}
+
+/// The identity as pods may tell it, and as it is kept in memory.
+pub(super) fn hashed(parts: &Parts, proxy: &Proxy) -> Option<Box<str>> {
+    let identity = of(parts, &proxy.settings)?;
+    let key = proxy.identity_key.as_ref().unwrap_or(&proxy.own_key);
+    Some(hash(key, &identity).into())
 }
 
 /// The first value of a query parameter, decoded.

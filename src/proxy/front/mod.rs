@@ -1,8 +1,10 @@
 //! The HTTP side toward clients: plain requests pass, upgrades become sessions.
 
+mod affinity;
 mod forward;
 mod identity;
 mod plain;
+mod polling;
 mod upgrade;
 
 use std::convert::Infallible;
@@ -39,6 +41,8 @@ pub(super) struct Client {
     pub(super) proxy: Arc<Proxy>,
     pub(super) pool: Pool,
     pub(super) address: SocketAddr,
+    /// Where it has reached this pod.
+    pub(super) here: SocketAddr,
     /// Held as long as the connection lives, whether HTTP or WebSocket.
     pub(super) place: Arc<Place>,
 }

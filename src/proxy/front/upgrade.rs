@@ -1,5 +1,8 @@
 //! Upgrades: the handshake passes from end to end, then both sockets are taken out of HTTP and relayed.
 
+use std::net::SocketAddr;
+use std::time::Duration;
+
 use http::{Request, Response, StatusCode, Version};
 use http_body_util::{Either, Empty};
 use hyper::body::Incoming;
@@ -7,13 +10,15 @@ use hyper::client::conn::http1;
 use hyper::upgrade::{OnUpgrade, Upgraded};
 use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
-use tokio::time::{Instant, timeout_at};
+use tokio::time::{Instant, timeout, timeout_at};
 
-use super::{Body, Client, Refusal, forward, identity};
-use crate::drain::identity::hash;
+use super::{Body, Client, Refusal, affinity, forward, identity};
 use crate::proxy::Proxy;
 use crate::proxy::peer::Peer;
 use crate::proxy::relay::{ApplicationHalf, ClientHalf, Relay};
+
+/// How long another pod may take to be reached.
+const POD_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Answers an upgrade as the application does. If that is a 101, a session begins.
 pub(super) async fn serve(
@@ -33,10 +38,12 @@ pub(super) async fn serve(
     parts.uri = parts.uri.path_and_query().cloned().map_or(parts.uri, Into::into);
     parts.version = Version::HTTP_11;
 
-    let stream = timeout_at(until, TcpStream::connect(proxy.application))
-        .await
-        .map_err(|_| Refusal::NoApplication)?
-        .map_err(|_| Refusal::NoApplication)?;
+    let bound = affinity::bound(&mut parts.headers, proxy);
+    let elsewhere = bound.filter(|pod| seen.identity.is_some() && *pod != client.here);
+    let (stream, forwarded) = connect(proxy, elsewhere, until).await?;
+    if forwarded {
+        affinity::mark(&mut parts.headers);
+    }
     let _ = stream.set_nodelay(true);
     let answer = timeout_at(until, ask(stream, Request::from_parts(parts, Empty::new())));
     let mut answer = answer
@@ -47,10 +54,32 @@ pub(super) async fn serve(
         forward::strip_hop_by_hop(answer.headers_mut());
         return Ok(answer.map(Either::Left));
     }
-    let peer = seen.peer(&answer, proxy);
+    let mut peer = seen.peer(&answer, proxy);
+    if forwarded {
+        // The other pod has the session, and tells of it.
+        peer.forwarded = true;
+        peer.identity = None;
+    }
     let from_application = hyper::upgrade::on(&mut answer);
     tokio::spawn(begin(client.clone(), peer, from_client, from_application));
     Ok(answer.map(Either::Left))
+}
+
+/// Connects to the pod that has the session, and says that it is one; or else to the application. A pod that is gone has
+/// no session any more, and the application says so better than an error would.
+async fn connect(
+    proxy: &Proxy,
+    elsewhere: Option<SocketAddr>,
+    until: Instant,
+) -> Result<(TcpStream, bool), Refusal> {
+    if let Some(pod) = elsewhere
+        && let Ok(Ok(stream)) = timeout(POD_TIMEOUT, TcpStream::connect(pod)).await
+    {
+        return Ok((stream, true));
+    }
+    let stream = timeout_at(until, TcpStream::connect(proxy.application)).await;
+    let stream = stream.map_err(|_| Refusal::NoApplication)?;
+    Ok((stream.map_err(|_| Refusal::NoApplication)?, false))
 }
 
 /// Sends the handshake; the connection is driven by a task of its own until it is upgraded or its answer is read.
@@ -106,10 +135,8 @@ struct Seen {
 
 impl Seen {
     fn of(parts: &http::request::Parts, proxy: &Proxy) -> Self {
-        let identity = identity::of(parts, &proxy.settings);
-        let key = proxy.identity_key.as_ref();
         Self {
-            identity: identity.and_then(|identity| Some(hash(key?, &identity).into())),
+            identity: identity::hashed(parts, proxy),
             query: parts.uri.query().unwrap_or("").to_owned(),
         }
     }
