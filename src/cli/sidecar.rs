@@ -20,7 +20,7 @@ pub struct SidecarArgs {
     /// Where clients connect
     #[arg(long, default_value = "0.0.0.0:9910", value_name = "ADDRESS")]
     listen: SocketAddr,
-    /// Where the drain protocol, /healthz and /metrics are served; with WSROLL_PORT set, that port
+    /// Where the drain protocol, /healthz and /metrics are served; with `WSROLL_PORT` set, on that port
     #[arg(long, default_value = "0.0.0.0:9911", value_name = "ADDRESS")]
     drain_listen: SocketAddr,
     /// Where the application is [default: 127.0.0.1 and the settings' applicationPort]
@@ -118,9 +118,10 @@ impl SidecarArgs {
             drain_listen,
             application: application.unwrap_or(local),
             token: Token::new(&read(&token_file)?),
-            identity_key: match identity_key_file.exists() {
-                true => Some(IdentityKey::new(&read(&identity_key_file)?)),
-                false => None,
+            identity_key: if identity_key_file.exists() {
+                Some(IdentityKey::new(&read(&identity_key_file)?))
+            } else {
+                None
             },
             revision,
             settings,

@@ -17,6 +17,9 @@ pub const PONG: u8 = 10;
 
 const FIN: u8 = 0x80;
 const MASKED: u8 = 0x80;
+/// In place of a length: two, or eight, bytes of it follow.
+const TWO: u8 = 126;
+const EIGHT: u8 = 127;
 /// Longest header: two bytes, a length of eight, a mask of four.
 const MAX_HEADER: usize = 14;
 
@@ -163,8 +166,8 @@ impl Tracker {
         let mask = if self.header[1] & MASKED == 0 { 0 } else { 4 };
         2 + mask
             + match self.header[1] & 0x7f {
-                126 => 2,
-                127 => 8,
+                TWO => 2,
+                EIGHT => 8,
                 _ => 0,
             }
     }
@@ -172,8 +175,8 @@ impl Tracker {
     fn header(&self) -> Header {
         let short = self.header[1] & 0x7f;
         let extra = match short {
-            126 => 2,
-            127 => 8,
+            TWO => 2,
+            EIGHT => 8,
             _ => 0,
         };
         let length = self.header[2..2 + extra]
@@ -257,11 +260,11 @@ fn frame(opcode: u8, payload: &[u8], mask: Option<[u8; 4]>) -> Vec<u8> {
     match payload.len() {
         length @ 0..=125 => frame.push(masked | length as u8),
         length @ 126..=0xffff => {
-            frame.push(masked | 126);
+            frame.push(masked | TWO);
             frame.extend_from_slice(&(length as u16).to_be_bytes());
         }
         length => {
-            frame.push(masked | 127);
+            frame.push(masked | EIGHT);
             frame.extend_from_slice(&(length as u64).to_be_bytes());
         }
     }

@@ -166,6 +166,12 @@ impl Peer {
         }
     }
 
+    /// Whether its relay has been given something that it has not taken yet.
+    #[cfg(test)]
+    pub(super) fn has_mail(&self) -> bool {
+        self.has_mail.load(Ordering::Relaxed)
+    }
+
     /// Whom to wake when something is posted.
     pub(super) fn listen(&self, waker: &Waker) {
         if let Kind::Socket(mailbox) = &self.kind {

@@ -99,8 +99,8 @@ impl Sidecar {
         let (traffic_listener, traffic) = listen(traffic).await?;
         let (drain_listener, drain) = listen(drain_listen).await?;
         let proxy = Arc::new(Proxy {
-            identity_key,
             revision,
+            identity_key,
             ..Proxy::new(settings, application)
         });
         let ended = CancellationToken::new();

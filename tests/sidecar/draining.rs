@@ -127,7 +127,7 @@ async fn the_notice_and_the_close_wait_for_the_end_of_a_message() {
     stage
         .until("told", |report| report["drain"]["notified"] == 1)
         .await;
-    application.write_all(&[b'd', b'e']).await.unwrap();
+    application.write_all(b"de").await.unwrap();
     let mut rest = Vec::new();
     let reading = async {
         let mut byte = [0];

@@ -20,7 +20,7 @@ async fn when_the_application_dies_its_clients_are_told_of_a_restart_and_the_nex
     assert_eq!(report["totals"]["closed"], json!({"1012": 5}));
     let closed =
         r#"wsroll_sidecar_sessions_closed_total{code="1012",initiator="application_died",clean="true"}"#;
-    assert_eq!(stage.metric(closed).await, 5.0);
+    assert_eq!(stage.metric(closed).await, 5);
 
     // While it restarts, upgrades are refused in words.
     let upgrade = "GET /ws HTTP/1.1\r\nHost: x\r\nConnection: Upgrade, close\r\nUpgrade: websocket\r\n\

@@ -133,7 +133,7 @@ impl Server {
     async fn answer(&self, mut request: Request<Incoming>) -> Response<Body> {
         let mut head = format!("{} {}\n", request.method(), request.uri());
         for (name, value) in request.headers() {
-            head.push_str(&format!("{name}: {}\n", value.to_str().unwrap()));
+            head.extend([name.as_str(), ": ", value.to_str().unwrap(), "\n"]);
         }
         self.seen.heads.lock().unwrap().push(head.clone());
         let upgrades = request.headers().contains_key("sec-websocket-key");
@@ -334,7 +334,8 @@ impl Stage {
         last
     }
 
-    pub async fn metric(&self, name: &str) -> f64 {
+    /// A count, as whole as counts are.
+    pub async fn metric(&self, name: &str) -> u64 {
         let (_, text) = request(self.sidecar.drain_addr(), "GET", "/metrics", "", "").await;
         let line = text
             .lines()

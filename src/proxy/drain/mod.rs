@@ -100,17 +100,14 @@ impl Drain {
         slot.haste = Some(haste);
         let everybody =
             |running: &Running<_>| running.order.select == Select::All {} && !running.is_cancelled();
-        match slot.running.as_mut().filter(|running| everybody(running)) {
-            Some(running) => {
-                running.hasten(haste, now);
-                drop(slot);
-                self.changed.notify_one();
-            }
-            None => {
-                drop(slot);
-                // It cannot have been cancelled: nobody else knows it.
-                let _ = self.put(own_order(proxy), proxy);
-            }
+        if let Some(running) = slot.running.as_mut().filter(|running| everybody(running)) {
+            running.hasten(haste, now);
+            drop(slot);
+            self.changed.notify_one();
+        } else {
+            drop(slot);
+            // It cannot have been cancelled: nobody else knows it.
+            let _ = self.put(own_order(proxy), proxy);
         }
     }
 

@@ -12,6 +12,7 @@ fn pacer(count: u32, rate: f64, lead_ms: u32) -> Pacer<u32> {
     Pacer::new(rate, MS * lead_ms, Duration::ZERO, 0..count)
 }
 
+#[allow(clippy::trivially_copy_pass_by_ref, reason = "as the pacer asks")]
 fn ready(_: &u32) -> Standing {
     Standing::Ready
 }

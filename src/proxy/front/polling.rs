@@ -58,9 +58,10 @@ pub(super) async fn serve(client: &Client, request: Request<Incoming>, identity:
         async move { plain::relay(&client, request, client.proxy.application).await }
     });
     let told = async {
-        match waits {
-            true => polling.closed().await,
-            false => std::future::pending().await,
+        if waits {
+            polling.closed().await
+        } else {
+            std::future::pending().await
         }
     };
     tokio::select! {

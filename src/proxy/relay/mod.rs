@@ -154,7 +154,7 @@ impl Relay {
             }
             if !self.client.0.carry.is_empty() {
                 let early = std::mem::take(&mut self.client.0.carry);
-                self.from_client(&early, cx);
+                self.pass_from_client(&early, cx);
             } else if self.client.0.ended {
                 break;
             } else {
@@ -162,7 +162,7 @@ impl Relay {
                     break;
                 };
                 if count > 0 {
-                    self.from_client(&buffer[..count], cx);
+                    self.pass_from_client(&buffer[..count], cx);
                 }
             }
             moved = true;
@@ -176,7 +176,7 @@ impl Relay {
         while self.client.0.flush(cx).is_ready() {
             if !self.application.0.carry.is_empty() {
                 let early = std::mem::take(&mut self.application.0.carry);
-                self.from_application(&early, cx);
+                self.pass_from_application(&early, cx);
             } else if self.application.0.ended {
                 break;
             } else {
@@ -184,7 +184,7 @@ impl Relay {
                     break;
                 };
                 if count > 0 {
-                    self.from_application(&buffer[..count], cx);
+                    self.pass_from_application(&buffer[..count], cx);
                 }
             }
             moved = true;
@@ -192,7 +192,7 @@ impl Relay {
         moved
     }
 
-    fn from_client(&mut self, chunk: &[u8], cx: &mut Context<'_>) {
+    fn pass_from_client(&mut self, chunk: &[u8], cx: &mut Context<'_>) {
         let sifting = self.pinged || self.noticed || self.client.0.close_ours || self.swap.is_some();
         let seen = if sifting || !self.held.is_empty() {
             self.sift(chunk, cx)
@@ -213,7 +213,7 @@ impl Relay {
         self.note(seen);
     }
 
-    fn from_application(&mut self, chunk: &[u8], cx: &mut Context<'_>) {
+    fn pass_from_application(&mut self, chunk: &[u8], cx: &mut Context<'_>) {
         let injecting = self.notice.is_some() || self.goodbye.is_some() || self.ping;
         let seen = if self.client.0.close_ours {
             let seen = track(&mut self.application.0.frames, chunk);

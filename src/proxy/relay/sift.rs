@@ -48,21 +48,18 @@ impl Relay {
                     }
                 }
                 Some(Mark::End(frame)) => {
-                    let ours = match self.holding.take() {
-                        Some(header) => {
-                            self.held.extend_from_slice(bytes);
-                            let ours = self.is_ours(header);
-                            if ours {
-                                self.held.clear();
-                            } else {
-                                out.append(&mut self.held);
-                            }
-                            ours
+                    let ours = if let Some(header) = self.holding.take() {
+                        self.held.extend_from_slice(bytes);
+                        let ours = self.is_ours(header);
+                        if ours {
+                            self.held.clear();
+                        } else {
+                            out.append(&mut self.held);
                         }
-                        None => {
-                            out.extend_from_slice(bytes);
-                            false
-                        }
+                        ours
+                    } else {
+                        out.extend_from_slice(bytes);
+                        false
                     };
                     if !ours || self.client.0.close_ours {
                         seen.add(frame);
