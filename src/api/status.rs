@@ -502,7 +502,7 @@ pub enum WaveReason {
 }
 
 /// A pod of a wave.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct WavePod {
     /// Name of the pod.
@@ -524,6 +524,9 @@ pub struct WavePod {
     /// The wave's `elapsedMs` when the lease of its last order ends: until then it may be at work, whether it answers or not.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub leased_ms: Option<i64>,
+    /// The greatest rate that it may work at until then, sessions per second: its share of the budget while it says nothing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub leased_rate: Option<f64>,
     /// When its sessions were gone.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub done_at: Option<Timestamp>,

@@ -319,7 +319,8 @@ pub struct Reconnect {
 pub enum Hint {
     /// Appended to the URL's query, `name=value`.
     Query(String),
-    /// A path that takes the place of the URL's.
+    /// Put before the path of the URL, as it stands: `/wsroll-x7Qp` makes `/wsroll-x7Qp/chat` of `/chat`. The gateway takes it off
+    /// again. A prefix, since only the client knows its own path.
     Path(String),
     /// A request header, `name: value`.
     Header(String),
@@ -379,7 +380,7 @@ pub struct NoticeReconnect {
     /// Appended to the URL's query.
     #[serde(default)]
     pub query: Option<String>,
-    /// Takes the place of the URL's path.
+    /// Put before the URL's path, as it stands.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub path: Option<String>,
     /// A request header for the reconnect, `name: value`; browsers cannot send one.

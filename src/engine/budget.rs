@@ -22,10 +22,15 @@ pub fn usable(budget: f64) -> f64 {
 ///
 /// `remaining` holds sessions per pod. Each gets at least a hundredth of the budget; the sum never exceeds `HEADROOM × budget`.
 pub fn split(budget: f64, remaining: &[u64]) -> Vec<f64> {
+    share(usable(budget), remaining)
+}
+
+/// Shares `usable` connects per second, as [`split`] does, with nothing taken off.
+pub fn share(usable: f64, remaining: &[u64]) -> Vec<f64> {
     if remaining.is_empty() {
         return Vec::new();
     }
-    let usable = usable(budget);
+    let usable = usable.max(0.0);
     let least = (usable / 100.0).min(usable / remaining.len() as f64);
     let spread = usable - least * remaining.len() as f64;
     let total: u64 = remaining.iter().sum();

@@ -11,6 +11,7 @@ use super::plan::{Action, Hint, Note, Plan};
 use super::verdict::{self, Judgement};
 use super::wave::Terms;
 use crate::api::RolloutStatus;
+use crate::api::spec::HintKind;
 use crate::api::status::{AtStep, PauseReason, Paused, Release, RollingBack, Since, State, Verdict, Weight};
 
 /// Upgrades of one look: so many have to agree.
@@ -359,12 +360,13 @@ impl<'a> Work<'a> {
                 spec.drain.on_deadline == crate::api::spec::OnDeadline::Close,
             )
         };
-        let hint = self
-            .release()
-            .filter(|r| r.hinted)
-            .map(|r| Hint::Query(format!("wsroll={}", r.pins.hint)));
+        let hint = self.release().filter(|r| r.hinted).and_then(hint_of);
+        let budget = budget.per_second(sessions);
+        let mode = self.release().map_or(spec.drain.mode, |r| r.drain.mode);
         Terms {
-            budget: budget.per_second(sessions),
+            budget,
+            pace: budget,
+            mode,
             max_pods: spec.capacity.max_draining_pods,
             deadline: deadline.0,
             close_at_deadline: close,
@@ -373,6 +375,17 @@ impl<'a> Work<'a> {
             close_code: notice.close_code,
             settle: self.settle(),
         }
+    }
+}
+
+/// What moved sessions of a release present, by its drain settings.
+fn hint_of(release: &Release) -> Option<Hint> {
+    let value = &release.pins.hint;
+    match release.drain.notice.hint {
+        HintKind::Query => Some(Hint::Query(format!("wsroll={value}"))),
+        HintKind::Path => Some(Hint::Path(format!("/wsroll-{value}"))),
+        HintKind::Header => Some(Hint::Header(format!("x-wsroll-hint: {value}"))),
+        HintKind::None => None,
     }
 }
 

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use crate::api::SLOTS;
+use crate::api::spec::HintKind;
 use crate::api::status::{Release, State};
 use crate::engine::observed::{PinKind, PinRule};
 use crate::engine::plan::{Action, Note};
@@ -143,11 +144,14 @@ impl Work<'_> {
             &release.pins.probe_canary,
             &release.canary_slot,
         );
-        let hint = |slot: &str| {
-            release
-                .hinted
-                .then(|| pin(PinKind::HintQuery, &release.pins.hint, slot))
+        let carried = match release.drain.notice.hint {
+            HintKind::Query => Some(PinKind::HintQuery),
+            HintKind::Path => Some(PinKind::HintPath),
+            HintKind::Header => Some(PinKind::HintHeader),
+            HintKind::None => None,
         };
+        let carried = carried.filter(|_| release.hinted);
+        let hint = |slot: &str| carried.map(|kind| pin(kind, &release.pins.hint, slot));
         let mut pins = match state {
             State::Preflight(_) => vec![stable],
             State::RollingBack(_) => {

@@ -169,7 +169,7 @@ impl Work<'_> {
         let (id, number) = match self.status.release.as_mut() {
             Some(release) => {
                 release.waves += 1;
-                let hints = release.drain.notice.hint == HintKind::Query && reason != WaveReason::ScaleDown;
+                let hints = release.drain.notice.hint != HintKind::None && reason != WaveReason::ScaleDown;
                 release.hinted = release.hinted || hints;
                 (format!("{}-w{}", release.id, release.waves), release.waves)
             }
@@ -204,5 +204,5 @@ impl Work<'_> {
 
 /// Whether a step moves sessions by the hint. `Auto` needs one to be configured.
 fn pinned(release: &Release, how: MoveSessions) -> bool {
-    how != MoveSessions::None && release.drain.notice.hint == HintKind::Query
+    matches!(how, MoveSessions::Auto | MoveSessions::Pinned) && release.drain.notice.hint != HintKind::None
 }

@@ -1,7 +1,9 @@
 //! The invariants, checked at every act and at every step of time.
 
+use super::pods::Running;
 use super::world::World;
 use crate::api::status::{State, WaveReason};
+use crate::engine::budget::HEADROOM;
 use crate::engine::observed::{Observed, PodView};
 use crate::engine::plan::{Action, Order, Plan};
 use crate::engine::wave::LEASE;
@@ -22,6 +24,7 @@ impl World {
     }
 
     pub(super) fn check_state(&mut self) {
+        self.check_rates();
         let second = (self.now / 1_000) - 1;
         let came = self.arrivals.get(&second).copied().unwrap_or_default();
         if came > self.case.budget {
@@ -29,6 +32,25 @@ impl World {
                 "{came} first connects of drained sessions in second {second}, the budget is {}",
                 self.case.budget
             ));
+        }
+    }
+
+    /// What the pods may be working at, whether they answer or not, adds up to what the budget allows.
+    fn check_rates(&mut self) {
+        let works = |order: &&Running| {
+            let done = order.cancelled || order.left == Some(0);
+            !done && order.lease_until > self.now && !order.id.contains("rehearsal")
+        };
+        let rate: f64 = self
+            .pods
+            .iter()
+            .filter(|pod| pod.up(self.now) && self.users_on(&pod.uid) > 0)
+            .filter_map(|pod| pod.order.as_ref().filter(works))
+            .map(|order| order.rate)
+            .sum();
+        let most = f64::from(self.case.budget) * HEADROOM;
+        if rate > most + 1e-6 {
+            self.fail(format!("pods work at {rate:.3} per second, {most} is the most"));
         }
     }
 

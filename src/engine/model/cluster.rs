@@ -123,11 +123,15 @@ impl World {
                 *self.arrivals.entry(at.div_euclid(1_000)).or_default() += 1;
             }
             let hint = self.sessions[index].hint.clone().filter(|_| self.case.follows);
-            let value = match &hint {
-                Some(Hint::Query(query)) => query.strip_prefix("wsroll="),
-                _ => None,
+            let carried = match &hint {
+                Some(Hint::Query(text)) => text.strip_prefix("wsroll=").zip(Some(PinKind::HintQuery)),
+                Some(Hint::Path(text)) => text.strip_prefix("/wsroll-").zip(Some(PinKind::HintPath)),
+                Some(Hint::Header(text)) => text
+                    .strip_prefix("x-wsroll-hint: ")
+                    .zip(Some(PinKind::HintHeader)),
+                None => None,
             };
-            let way = value.map_or(Way::Plain, |value| Way::Pin(PinKind::HintQuery, value));
+            let way = carried.map_or(Way::Plain, |(value, kind)| Way::Pin(kind, value));
             let landed = self.gateway.route(way, &mut self.dice);
             let landed = landed.filter(|uid| self.pods.iter().any(|p| p.uid == *uid && p.up(self.now)));
             self.sessions[index].place = match landed {

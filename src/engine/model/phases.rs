@@ -4,7 +4,7 @@ use rstest::rstest;
 
 use super::world::{Case, Quality, World, stamp};
 use crate::api::conditions::{READY, REHEARSED, STALLED, is_true};
-use crate::api::spec::{BreachAction, RehearsalPolicy};
+use crate::api::spec::{BreachAction, HintKind, RehearsalPolicy};
 use crate::api::status::{PauseReason, State};
 use crate::engine::observed::Problem;
 use crate::engine::plan;
@@ -16,7 +16,7 @@ pub(super) fn case() -> Case {
         replicas: 4,
         sessions: 60,
         budget: 40,
-        hint: true,
+        hint: HintKind::Query,
         follows: true,
         steps: vec![(10, Some(1)), (50, Some(1)), (100, Some(1))],
         lag: 300,
@@ -78,7 +78,10 @@ fn a_release_goes_step_by_step() {
 }
 
 #[rstest]
-fn small_services_are_released_too(#[values(1, 2, 3)] replicas: u32, #[values(true, false)] hint: bool) {
+fn small_services_are_released_too(
+    #[values(1, 2, 3)] replicas: u32,
+    #[values(HintKind::Query, HintKind::Path, HintKind::Header, HintKind::None)] hint: HintKind,
+) {
     let mut world = releasing(Case {
         replicas,
         hint,
@@ -94,7 +97,7 @@ fn small_services_are_released_too(#[values(1, 2, 3)] replicas: u32, #[values(tr
 #[test]
 fn without_a_hint_nobody_moves_before_the_last_step() {
     let mut world = releasing(Case {
-        hint: false,
+        hint: HintKind::None,
         ..case()
     });
     let last = |w: &World| w.status.weight.as_ref().is_some_and(|w| w.desired == 100);

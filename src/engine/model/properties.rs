@@ -5,6 +5,7 @@ use proptest::test_runner::RngSeed;
 
 use super::faults::{Happening, happenings};
 use super::{Case, Quality, World};
+use crate::api::spec::HintKind;
 use crate::engine::plan::Action;
 
 fn steps() -> impl Strategy<Value = Vec<(u8, Option<u32>)>> {
@@ -13,6 +14,15 @@ fn steps() -> impl Strategy<Value = Vec<(u8, Option<u32>)>> {
         Just(vec![(50, Some(1)), (100, Some(1))]),
         Just(vec![(100, Some(0))]),
         Just(vec![(25, Some(0)), (50, Some(0)), (75, Some(2)), (100, Some(1))]),
+    ]
+}
+
+fn hints() -> impl Strategy<Value = HintKind> {
+    prop_oneof![
+        2 => Just(HintKind::Query),
+        1 => Just(HintKind::Path),
+        1 => Just(HintKind::Header),
+        3 => Just(HintKind::None),
     ]
 }
 
@@ -26,14 +36,7 @@ fn quality() -> impl Strategy<Value = Quality> {
 }
 
 fn cases() -> impl Strategy<Value = Case> {
-    let shape = (
-        any::<u64>(),
-        1u32..9,
-        0usize..120,
-        10u32..60,
-        any::<bool>(),
-        steps(),
-    );
+    let shape = (any::<u64>(), 1u32..9, 0usize..120, 10u32..60, hints(), steps());
     let habits = (
         prop_oneof![3 => Just(true), 1 => Just(false)],
         0i64..800,
@@ -96,7 +99,7 @@ proptest! {
         prop_assert!(done && world.wrong.is_empty(), "{}", story(&world));
         prop_assert_eq!(world.all_unannounced, 0, "{}", story(&world));
         prop_assert_eq!(world.users_of("aaa"), 0, "{}", story(&world));
-        let follows = world.case.follows || !world.case.hint;
+        let follows = world.case.follows || world.case.hint == HintKind::None;
         let most = world.sessions.iter().flat_map(|s| s.moved.values()).max().copied().unwrap_or_default();
         prop_assert!(most <= 1 || !follows, "moved {} times: {}", most, story(&world));
         // The window ends, and then nothing more is done.
@@ -117,7 +120,7 @@ proptest! {
         prop_assert_eq!(world.all_unannounced, 0, "{}", story(&world));
         prop_assert_eq!(world.users_of("bbb"), 0);
         let most = world.sessions.iter().flat_map(|s| s.moved.values()).max().copied().unwrap_or_default();
-        let follows = world.case.follows || !world.case.hint;
+        let follows = world.case.follows || world.case.hint == HintKind::None;
         prop_assert!(most <= 2 || !follows, "moved {} times: {}", most, story(&world));
         idle(&mut world)?;
         prop_assert_eq!(world.status.releases, 1);
@@ -151,7 +154,7 @@ proptest! {
         let done = world.until(600_000, |w| w.status.stable.as_deref() == Some("bbb") && at_rest(w));
         prop_assert!(done && world.wrong.is_empty(), "{:?}\n{}", faults, story(&world));
         prop_assert_eq!(world.all_unannounced, 0, "{}", story(&world));
-        let follows = world.case.follows || !world.case.hint;
+        let follows = world.case.follows || world.case.hint == HintKind::None;
         let most = world.sessions.iter().flat_map(|s| s.moved.values()).max().copied().unwrap_or_default();
         prop_assert!(most <= 1 || !follows, "moved {} times: {}", most, story(&world));
     }

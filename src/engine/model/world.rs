@@ -10,6 +10,7 @@ use super::gateway::Gateway;
 use super::pods::Pod;
 use super::probes::Run;
 use super::{Dice, Fault};
+use crate::api::spec::HintKind;
 use crate::api::status::Request;
 use crate::api::{RolloutStatus, ValidatedRollout};
 use crate::engine::Plan;
@@ -39,7 +40,7 @@ pub(super) struct Case {
     pub replicas: u32,
     pub sessions: usize,
     pub budget: u32,
-    pub hint: bool,
+    pub hint: HintKind,
     pub follows: bool,
     /// Weights, each with its pause in seconds; none waits for `promote`.
     pub steps: Vec<(u8, Option<u32>)>,
@@ -232,7 +233,7 @@ fn rollout(case: &Case) -> ValidatedRollout {
             "drain": {
                 "budget": {"connectsPerSecond": case.budget},
                 "deadline": "40s", "onDeadline": if case.closes { "Close" } else { "Wait" },
-                "notice": {"hint": if case.hint { "Query" } else { "None" }},
+                "notice": {"hint": case.hint},
             },
             "rehearsal": {"timeout": "2s"},
             "capacity": {"minReadyPercent": case.min_ready},

@@ -11,8 +11,10 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 
+use super::budget;
 use super::observed::{DrainView, PodView, RevisionView};
 use super::plan::{Action, Hint, Role};
+use crate::api::spec::DrainMode;
 use crate::api::status::{Wave, WavePod};
 
 /// Lease of an order: who has not heard from the operator for so long, stops moving sessions.
@@ -25,8 +27,12 @@ pub const MAX_PODS: usize = 32;
 /// How a wave's orders read.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Terms {
-    /// First connects per second over all pods.
+    /// First connects per second over all pods, never exceeded.
     pub budget: f64,
+    /// What reconnects are seen to bear now, at most the budget.
+    pub pace: f64,
+    /// How politely sessions are asked.
+    pub mode: DrainMode,
     /// Most pods under orders at one time.
     pub max_pods: Option<u32>,
     /// Deadline per pod from its first order.
@@ -135,6 +141,7 @@ fn blank() -> WavePod {
         left_at: None,
         ordered_ms: None,
         leased_ms: None,
+        leased_rate: None,
         done_at: None,
         notified: 0,
         closed_clean: 0,
@@ -165,6 +172,7 @@ pub fn advance(wave: &mut Wave, revision: &RevisionView, terms: &Terms, now: Tim
         };
         let order = running(pod, &wave_id);
         if let Some(drain) = order {
+            orders::note_lease(entry, drain, elapsed);
             progress.notified += grow(&mut entry.notified, drain.notified);
             progress.closed_clean += grow(&mut entry.closed_clean, drain.closed_clean);
             progress.closed_forced += grow(&mut entry.closed_forced, drain.closed_forced);
@@ -242,6 +250,11 @@ fn finished(entry: &WavePod, pod: &PodView, order: Option<&DrainView>) -> bool {
 }
 
 impl Terms {
+    /// What the rates of all pods may add up to.
+    pub fn usable(&self) -> f64 {
+        budget::usable(self.budget).min(self.pace * budget::HEADROOM)
+    }
+
     fn spent(entry: &WavePod, elapsed_ms: i64) -> i64 {
         entry.ordered_ms.map_or(0, |at| elapsed_ms - at)
     }

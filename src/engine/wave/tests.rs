@@ -26,6 +26,8 @@ fn pod(name: &str, open: Option<u64>) -> PodView {
 fn terms() -> Terms {
     Terms {
         budget: 50.0,
+        pace: 50.0,
+        mode: DrainMode::Ask,
         max_pods: None,
         deadline: Duration::from_secs(60),
         close_at_deadline: false,
@@ -182,6 +184,88 @@ fn the_deadlines_clock_stands_still_while_no_operator_is_there() {
     assert!(back.overdue.is_empty(), "three hours away cost one lease at most");
 }
 
+#[test]
+fn who_falls_silent_keeps_exactly_its_share_until_its_lease_is_over() {
+    let mut view = RevisionView {
+        replicas: 2,
+        pods: vec![pod("a", Some(100)), pod("b", Some(300))],
+        ..RevisionView::default()
+    };
+    view.pods.iter_mut().for_each(|p| p.serving = false);
+    let mut wave = wave(everyone(&view));
+    advance(&mut wave, &view, &terms(), at(0));
+    let first = advance(&mut wave, &view, &terms(), at(2));
+    let rates: Vec<f64> = orders(&first).iter().map(|o| o.rate_per_second).collect();
+    assert_eq!(rates.len(), 2);
+    let order = |rate, lease_ms| {
+        Some(DrainView {
+            id: "r1-w1-uid-b".to_owned(),
+            state: "active".to_owned(),
+            lease_expires_ms: Some(lease_ms),
+            rate_per_second: Some(rate),
+            ..DrainView::default()
+        })
+    };
+    view.pods[0].sessions = None;
+    let mut last = rates[1];
+    for second in 3..=40 {
+        view.pods[1].sessions.as_mut().unwrap().drain = order(last, 15_000);
+        let progress = advance(&mut wave, &view, &terms(), at(second));
+        let given: Vec<_> = orders(&progress);
+        let to_silent = given.iter().any(|o| o.pod == "a");
+        last = given
+            .iter()
+            .find(|o| o.pod == "b")
+            .map_or(last, |o| o.rate_per_second);
+        if second < 2 + 30 + 2 {
+            assert!(!to_silent, "it may be at work: its lease is not renewed");
+            assert!(
+                last <= 45.0 - rates[0] + 1e-6,
+                "{last} beside {} in second {second}",
+                rates[0]
+            );
+        }
+    }
+    assert!(last > 40.0, "after its lease the rest is free: {last}");
+}
+
+#[test]
+fn a_rate_is_raised_only_by_what_others_have_given_up() {
+    let mut view = RevisionView {
+        replicas: 2,
+        pods: vec![pod("a", Some(100)), pod("b", Some(100))],
+        ..RevisionView::default()
+    };
+    view.pods[0].serving = false;
+    let mut wave = wave(everyone(&view));
+    advance(&mut wave, &view, &terms(), at(0));
+    let alone = advance(&mut wave, &view, &terms(), at(2));
+    assert!(orders(&alone)[0].rate_per_second > 44.0);
+    let report = |rate| {
+        Some(DrainView {
+            id: "r1-w1-uid-a".to_owned(),
+            state: "active".to_owned(),
+            lease_expires_ms: Some(29_000),
+            rate_per_second: Some(rate),
+            ..DrainView::default()
+        })
+    };
+    view.pods[1].serving = false;
+    view.pods[0].sessions.as_mut().unwrap().drain = report(44.999);
+    advance(&mut wave, &view, &terms(), at(3));
+    let lowered = advance(&mut wave, &view, &terms(), at(5));
+    let names: Vec<&str> = orders(&lowered).iter().map(|o| o.pod.as_str()).collect();
+    assert_eq!(names, ["a"], "b waits until a is known to be slower");
+    view.pods[0].sessions.as_mut().unwrap().drain = report(22.5);
+    let both = advance(&mut wave, &view, &terms(), at(6));
+    let b = orders(&both).into_iter().find(|o| o.pod == "b").unwrap();
+    assert!(
+        (22.0..=22.5).contains(&b.rate_per_second),
+        "{}",
+        b.rate_per_second
+    );
+}
+
 proptest! {
     #[test]
     fn rates_of_a_wave_never_exceed_the_budget(
@@ -194,7 +278,7 @@ proptest! {
         };
         view.pods.iter_mut().for_each(|p| p.serving = false);
         let mut wave = wave(everyone(&view));
-        let terms = Terms { budget, ..terms() };
+        let terms = Terms { budget, pace: budget, ..terms() };
         advance(&mut wave, &view, &terms, at(0));
         let progress = advance(&mut wave, &view, &terms, at(2));
         let sum: f64 = orders(&progress).iter().map(|o| o.rate_per_second).sum();
