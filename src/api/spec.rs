@@ -411,7 +411,7 @@ pub enum PauseAction {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Rollback {
-    /// The budget of a rollback; absent: the drain's.
+    /// The budget of a rollback; absent: the drain's `connectsPerSecond`, else all sessions within 2 minutes, at most 50 per second.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub budget: Option<Budget>,
     /// How long a pod of the rejected revision may take to become empty; then its sessions are closed at the rate of the budget.

@@ -352,13 +352,14 @@ pub struct DrainStatus {
     pub closed_forced: i64,
     /// Sessions per second that are asked to move now.
     pub rate: f64,
-    /// Seconds until the wave ends at that rate.
+    /// Seconds of moving that are left in this release at the present pace; pauses are not in it. Absent where sessions leave by
+    /// themselves, or by their pod's SIGTERM.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub eta_seconds: Option<i64>,
     /// Milliseconds in which waves were under way, from first order to last empty pod.
     #[serde(default)]
     pub active_ms: i64,
-    /// What holds the pace below the budget; absent where nothing does.
+    /// What reconnects are seen to bear; absent where the budget is not adaptive, or nobody was moved yet.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pace: Option<Pace>,
     /// What became of the sessions that were moved; absent where the pods do not tell.
@@ -367,7 +368,7 @@ pub struct DrainStatus {
 }
 
 /// The adaptive part of a budget: additive increase, multiplicative decrease.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Pace {
     /// Sessions per second that reconnects are seen to bear now, at most the budget.
@@ -378,8 +379,31 @@ pub struct Pace {
     /// When it was last lowered.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub lowered_at: Option<Timestamp>,
-    /// When it was last changed.
+    /// When it was last changed, or could not grow.
     pub changed_at: Timestamp,
+    /// The pods' counters at the last look.
+    #[serde(default)]
+    pub seen: PaceSeen,
+}
+
+/// Sums over the pods that sessions are moved to, to tell what grew.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct PaceSeen {
+    /// When they were read.
+    pub at: Timestamp,
+    /// The revision that sessions are moved to.
+    #[serde(default)]
+    pub target: String,
+    /// Connections that the pods refused.
+    #[serde(default)]
+    pub refused: i64,
+    /// Sessions that were resumed.
+    #[serde(default)]
+    pub resumed: i64,
+    /// Resumes that failed.
+    #[serde(default)]
+    pub resume_failed: i64,
 }
 
 /// What became of moved sessions, by the pods' own account: identities are matched as keyed hashes.

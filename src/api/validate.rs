@@ -5,10 +5,13 @@ use k8s_openapi::api::core::v1::PodTemplateSpec;
 use kube::ResourceExt as _;
 
 use super::GROUP;
+use super::quantity::Span;
 use super::spec::{Budget, MoveSessions, WebSocketRollout, WebSocketRolloutSpec};
 
 /// The longest name of a rollout: `<name>-<hash>-token` and pods' names stay within Kubernetes' 63 characters.
 pub const MAX_NAME: usize = 40;
+/// The time over which a rollback spreads where its spec does not say.
+pub const EMERGENCY: std::time::Duration = std::time::Duration::from_secs(120);
 /// The most sessions per second that `overDuration` asks for.
 pub const MAX_DEFAULT_RATE: u32 = 50;
 
@@ -97,6 +100,24 @@ impl ValidatedRollout {
     }
 }
 
+impl WebSocketRolloutSpec {
+    /// The budget of a rollback. Where none is given: `drain.budget.connectsPerSecond`, which says what the service can take; a
+    /// spread over time only says how gentle a release shall be, so a rollback takes two minutes at most.
+    pub fn rollback_budget(&self) -> Budget {
+        if let Some(own) = &self.rollback.budget {
+            return own.clone();
+        }
+        let mut budget = self.drain.budget.clone();
+        if budget.connects_per_second.is_none() {
+            let own = budget
+                .over_duration
+                .map_or(EMERGENCY, |span| span.0.min(EMERGENCY));
+            budget.over_duration = Some(Span(own));
+        }
+        budget
+    }
+}
+
 impl Budget {
     /// Sessions per second that may be moved when `sessions` are to be moved in all.
     pub fn per_second(&self, sessions: u64) -> f64 {
@@ -132,7 +153,7 @@ fn check_steps(spec: &WebSocketRolloutSpec, found: &mut impl FnMut(&str, String,
         found(
             "spec.steps[].moveSessions",
             "Pinned needs a hint, and spec.drain.notice.hint is None".to_owned(),
-            "set spec.drain.notice.hint to Query, or moveSessions to Auto",
+            "set spec.drain.notice.hint to Query, Path or Header, or moveSessions to Auto",
         );
     }
 }
@@ -232,6 +253,17 @@ mod tests {
         });
         json_patch::merge(&mut value, &patch);
         serde_json::from_value(value).unwrap()
+    }
+
+    #[test]
+    fn a_rollback_is_as_fast_as_the_service_can_take_or_takes_two_minutes() {
+        let budget = |drain: serde_json::Value| {
+            let drain = json!({"spec": {"drain": {"budget": drain}}});
+            rollout(drain).spec.rollback_budget().per_second(2_400)
+        };
+        assert!((budget(json!({})) - 20.0).abs() < 1e-9);
+        assert!((budget(json!({"overDuration": "60s"})) - 40.0).abs() < 1e-9);
+        assert!((budget(json!({"connectsPerSecond": 7})) - 7.0).abs() < 1e-9);
     }
 
     #[test]

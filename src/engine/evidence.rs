@@ -3,6 +3,9 @@
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
+/// The time that [`ProbeEvidence::recent`] covers.
+pub const RECENT: std::time::Duration = std::time::Duration::from_secs(10);
+
 /// The revision a probe is pinned to.
 #[derive(
     Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, strum::Display,
@@ -30,6 +33,9 @@ pub struct ProbeEvidence {
     pub total: ProbeFigures,
     /// Figures of the last `window` (as asked for in the job).
     pub window: ProbeFigures,
+    /// Figures of the last [`RECENT`]: what the pace of a drain goes by.
+    #[serde(default)]
+    pub recent: ProbeFigures,
     /// Failed reconnects in a row, over all sessions of this target, until now.
     pub failures_in_a_row: u32,
     /// The last failure in one sentence; holds no token and no payload.

@@ -6,6 +6,7 @@
 //! - `advance`: which phase follows
 //! - `release`: how a release begins, is requested on, and ends
 //! - `act`: what the phase asks of the cluster, as the difference to what is there
+//! - `wave`, `budget`, `pace`: who lets go of sessions next, and how fast
 //! - `report`: what the phase looks like to people
 
 mod act;
@@ -14,6 +15,7 @@ pub mod budget;
 pub mod capacity;
 pub mod evidence;
 pub mod observed;
+pub mod pace;
 pub mod plan;
 mod release;
 mod report;

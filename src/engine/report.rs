@@ -4,7 +4,8 @@ use super::evidence::ProbeTarget;
 use super::observed::Observed;
 use super::work::Work;
 use crate::api::conditions::{self, DRAINED, PROBES_READY, READY, RECONCILING, REHEARSED, STALLED};
-use crate::api::status::{PauseReason, RevisionStatus, State};
+use crate::api::spec::{DrainMode, Via};
+use crate::api::status::{DrainStatus, Pace, PauseReason, RevisionStatus, State};
 use crate::api::{GROUP, RolloutStatus};
 
 /// Most revisions that status lists.
@@ -63,10 +64,31 @@ impl Work<'_> {
     }
 
     fn drain_pace(&mut self) {
-        let (rate, left) = (self.wave_rate, self.wave_left);
+        let left = self.left_to_move();
+        let back = matches!(self.state(), State::RollingBack(_));
+        let usable = self.terms(back).usable();
+        let rate = self.wave_rate;
+        if left.is_some_and(|left| left > 0) {
+            self.status.drain.get_or_insert_default();
+        }
         if let Some(drain) = &mut self.status.drain {
             drain.rate = (rate * 10.0).round() / 10.0;
-            drain.eta_seconds = (rate > 0.0).then(|| (left as f64 / rate).ceil() as i64);
+            drain.eta_seconds = left
+                .filter(|left| *left > 0 && usable > 0.0)
+                .map(|left| (left as f64 / usable).ceil() as i64);
+        }
+    }
+
+    /// Users' sessions that this release, or this scale-down, has still to move; `None` where they leave by themselves.
+    fn left_to_move(&self) -> Option<u64> {
+        let Some(release) = self.release() else {
+            return Some(self.wave_left);
+        };
+        match self.state() {
+            State::RollingBack(_) => Some(self.users(&self.canary(), ProbeTarget::Canary)),
+            State::Soaking(_) => Some(self.wave_left),
+            _ if release.drain.mode == DrainMode::Leave || release.via == Some(Via::Signal) => None,
+            _ => Some(self.users(&self.stable(), ProbeTarget::Stable)),
         }
     }
 
@@ -287,7 +309,14 @@ pub fn progress_only(old: &RolloutStatus, new: &RolloutStatus) -> bool {
         status.sessions = None;
         status.moved = None;
         status.unannounced = None;
-        status.drain = None;
+        let limit = status.drain.take().and_then(|d| d.pace).map(|pace| pace.limit);
+        status.drain = limit.map(|limit| DrainStatus {
+            pace: Some(Pace {
+                limit,
+                ..Pace::default()
+            }),
+            ..DrainStatus::default()
+        });
         status.verdict = None;
         status.replicas = 0;
         status.ready_replicas = 0;

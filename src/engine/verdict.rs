@@ -229,6 +229,7 @@ mod tests {
             open: 20,
             total: figures.clone(),
             window: figures,
+            recent: ProbeFigures::default(),
             failures_in_a_row: 0,
             last_failure: None,
         }

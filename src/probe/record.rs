@@ -7,7 +7,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 use tokio::time::Instant;
 
-use crate::engine::evidence::{ProbeEvidence, ProbeFigures, ProbeTarget};
+use crate::engine::evidence::{ProbeEvidence, ProbeFigures, ProbeTarget, RECENT};
 
 /// Samples kept for the window; older ones make room, since a window longer than the memory is better than a leak.
 const MAX_SAMPLES: usize = 8_192;
@@ -91,18 +91,22 @@ impl Recorder {
 
     pub(super) fn evidence(&self, target: ProbeTarget, window: Duration, now: Instant) -> ProbeEvidence {
         let record = self.lock();
-        let mut recent = Counts::default();
-        for (at, sample) in &record.samples {
-            if now.duration_since(*at) <= window {
-                recent.add(*sample);
+        let figures = |window: Duration| {
+            let mut counts = Counts::default();
+            for (at, sample) in &record.samples {
+                if now.duration_since(*at) <= window {
+                    counts.add(*sample);
+                }
             }
-        }
+            counts.figures()
+        };
         ProbeEvidence {
             target,
             since: record.since,
             open: record.open,
             total: record.total.figures(),
-            window: recent.figures(),
+            window: figures(window),
+            recent: figures(RECENT),
             failures_in_a_row: record.failures_in_a_row,
             last_failure: record.last_failure.clone(),
         }
@@ -196,6 +200,8 @@ mod tests {
         assert_eq!((evidence.window.attempts, evidence.window.failed), (1, 0));
         assert_eq!(evidence.window.success_percent(), Some(100.0));
         assert_eq!(evidence.window.unannounced, 1);
+        let later = recorder.evidence(ProbeTarget::Canary, ms(60_000), begun + ms(18_000));
+        assert_eq!((later.window.attempts, later.recent.attempts), (2, 1));
         assert_eq!(evidence.failures_in_a_row, 0);
         assert_eq!(evidence.last_failure.as_deref(), Some("cut"));
     }

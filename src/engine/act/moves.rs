@@ -66,6 +66,7 @@ impl Work<'_> {
         let Some(mut wave) = self.status.wave.take() else {
             return;
         };
+        self.adapt_pace(&wave);
         let terms = self.terms(wave.reason == WaveReason::Rollback);
         if !self.ways_are_open(&wave, &terms) || self.earlier_orders(&wave) {
             // Who is moved now would be moved again.

@@ -9,11 +9,12 @@
 //! - `probes`: what rehearsal and fleet report of a good or a bad version
 //! - `checks`: the invariants
 //! - `faults`: what goes wrong, and when
-//! - `properties`: what holds in every run; `phases`, `requests`, `trouble`: one scenario each
+//! - `properties`: what holds in every run; `phases`, `requests`, `drains`, `trouble`: one scenario each
 
 mod checks;
 mod clients;
 mod cluster;
+mod drains;
 mod faults;
 mod gateway;
 mod operator;

@@ -23,6 +23,7 @@ pub(super) fn case() -> Case {
         closes: false,
         min_ready: 100,
         quality: Quality::Good,
+        bears: None,
         churn: 0,
     }
 }

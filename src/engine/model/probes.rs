@@ -95,11 +95,26 @@ impl World {
                     open: SESSIONS as u32,
                     total: figures(attempts, attempts - failures),
                     window: figures(attempts, attempts - failures),
+                    recent: self.recent(&revision),
                     failures_in_a_row: failures as u32,
                     last_failure: None,
                 }
             })
             .collect()
+    }
+
+    /// A server that more clients reconnect to than it bears is slow for its probes as well.
+    fn recent(&self, revision: &str) -> ProbeFigures {
+        let second = self.now.div_euclid(1_000) - 1;
+        let came = self.arrivals.get(&second).copied().unwrap_or_default();
+        let slow = self
+            .case
+            .bears
+            .is_some_and(|bears| came > bears && revision == "bbb");
+        ProbeFigures {
+            restored_p95_ms: Some(if slow { 900 } else { 40 }),
+            ..figures(20, 20)
+        }
     }
 
     /// Probe sessions that a pod reports beside the users'.

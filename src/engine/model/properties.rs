@@ -44,11 +44,12 @@ fn cases() -> impl Strategy<Value = Case> {
         prop_oneof![Just(100u8), Just(75)],
         quality(),
         0usize..3,
+        prop_oneof![2 => Just(None), 1 => (1u32..40).prop_map(Some)],
     );
     (shape, habits).prop_map(
         |(
             (seed, replicas, sessions, budget, hint, steps),
-            (follows, lag, closes, min_ready, quality, churn),
+            (follows, lag, closes, min_ready, quality, churn, bears),
         )| Case {
             seed,
             replicas,
@@ -61,6 +62,7 @@ fn cases() -> impl Strategy<Value = Case> {
             closes,
             min_ready,
             quality,
+            bears,
             churn,
         },
     )

@@ -48,6 +48,8 @@ pub(super) struct Case {
     pub closes: bool,
     pub min_ready: u8,
     pub quality: Quality,
+    /// Reconnects per second above which the new revision is slow.
+    pub bears: Option<u32>,
     /// Users that come and go by themselves, per tick in thousand.
     pub churn: usize,
 }

@@ -31,6 +31,8 @@ pub struct Terms {
     pub budget: f64,
     /// What reconnects are seen to bear now, at most the budget.
     pub pace: f64,
+    /// Whether the pace follows what is seen of reconnects.
+    pub adaptive: bool,
     /// How politely sessions are asked.
     pub mode: DrainMode,
     /// Most pods under orders at one time.

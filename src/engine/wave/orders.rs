@@ -15,6 +15,8 @@ use crate::engine::plan::{Action, Order};
 
 /// Rates that differ by less than this share are the same until the next renewal: each change re-spreads a pod's places.
 const SAME_RATE: f64 = 0.2;
+/// Ends of leases that differ by less are the same.
+const NEWS_MS: i64 = 2_000;
 /// Rates below this are none: the wire has three decimals.
 const LEAST_RATE: f64 = 0.001;
 
@@ -39,7 +41,11 @@ pub(super) fn note_lease(entry: &mut WavePod, order: &DrainView, elapsed_ms: i64
         return;
     }
     if let Some(left) = order.lease_expires_ms {
-        entry.leased_ms = Some(elapsed_ms + left.min(LEASE.as_millis() as u64) as i64);
+        let until = elapsed_ms + left.min(LEASE.as_millis() as u64) as i64;
+        // The time that answers take is no news, and nothing to write down.
+        if entry.leased_ms.is_none_or(|old| (old - until).abs() > NEWS_MS) {
+            entry.leased_ms = Some(until);
+        }
     }
     if let Some(rate) = order.rate_per_second {
         entry.leased_rate = Some(rate);

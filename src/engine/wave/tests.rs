@@ -27,6 +27,7 @@ fn terms() -> Terms {
     Terms {
         budget: 50.0,
         pace: 50.0,
+        adaptive: true,
         mode: DrainMode::Ask,
         max_pods: None,
         deadline: Duration::from_secs(60),

@@ -1,0 +1,67 @@
+//! How sessions leave: the pace that adapts, one scenario each.
+
+use super::phases::{case, reach, releasing};
+use super::world::{Case, World};
+use crate::api::status::Pace;
+
+fn pace(world: &World) -> Option<Pace> {
+    world.status.drain.as_ref().and_then(|d| d.pace.clone())
+}
+
+#[test]
+fn a_server_that_bears_less_than_the_budget_sets_the_pace() {
+    let mut world = releasing(Case {
+        sessions: 400,
+        budget: 40,
+        bears: Some(15),
+        steps: vec![(100, Some(0))],
+        ..case()
+    });
+    reach(&mut world, "Moving");
+    let mut lowest = 40.0_f64;
+    while world.phase() == "Moving" && world.wrong.is_empty() {
+        world.run(250);
+        lowest = pace(&world).map_or(lowest, |p| lowest.min(p.limit));
+    }
+    assert!((2.0..=20.0).contains(&lowest), "{lowest}");
+    let told = world.trace.iter().filter(|l| l.contains("PaceLowered")).count();
+    assert!((1..12).contains(&told), "told {told} times");
+    reach(&mut world, "Soaking");
+    let most = world.sessions.iter().flat_map(|s| s.moved.values()).max();
+    assert_eq!(
+        (world.users_of("bbb"), world.all_unannounced, most),
+        (400, 0, Some(&1))
+    );
+}
+
+#[test]
+fn a_budget_that_is_not_adaptive_is_the_pace() {
+    let mut world = releasing(Case {
+        sessions: 200,
+        bears: Some(5),
+        steps: vec![(100, Some(0))],
+        ..case()
+    });
+    world.rollout.spec.drain.budget.adaptive = false;
+    reach(&mut world, "Moving");
+    world.run(6_000);
+    assert_eq!(pace(&world), None);
+    let busiest = world.arrivals.values().max().copied().unwrap_or_default();
+    assert!(busiest > 25, "{busiest}");
+}
+
+#[test]
+fn the_end_is_estimated_while_sessions_are_left_to_move() {
+    let mut world = releasing(Case {
+        sessions: 200,
+        ..case()
+    });
+    let eta = |w: &World| w.status.drain.as_ref().and_then(|d| d.eta_seconds);
+    reach(&mut world, "Analysing");
+    let early = eta(&world).expect("an estimate in a pause as well");
+    world.until(60_000, |w| w.users_of("bbb") > 120);
+    let late = eta(&world).expect("an estimate");
+    assert!(late < early && late >= 1, "{early} s, then {late} s");
+    reach(&mut world, "Soaking");
+    assert_eq!(eta(&world), None);
+}
