@@ -308,7 +308,7 @@ pub struct Baseline {
 pub struct RevisionStatus {
     /// Hash of the user's template.
     pub hash: String,
-    /// `stable`, `canary` or `old`.
+    /// `stable`, `canary`, `leaving` or `old`.
     pub role: String,
     /// The slot Service that selects it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -505,11 +505,24 @@ pub struct Wave {
     /// The window in which its clients come back, where it moves by one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub window: Option<Window>,
+    /// For a pod that went by SIGTERM: since when the sessions on the other pods stand still.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub settling: Option<Settling>,
     /// Whether the pods leave rotation first; not so where the whole revision has weight 0.
     pub leave_rotation: bool,
     /// The pods.
     #[schemars(length(max = 64))]
     pub pods: Vec<WavePod>,
+}
+
+/// Sessions on the pods that a wave's clients come back to.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Settling {
+    /// How many there are, as far as known.
+    pub sessions: i64,
+    /// Since when they have been about as many.
+    pub since: Timestamp,
 }
 
 /// Why a wave is.

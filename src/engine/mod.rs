@@ -7,6 +7,7 @@
 //! - `release`: how a release begins, is requested on, and ends
 //! - `act`: what the phase asks of the cluster, as the difference to what is there
 //! - `wave`, `budget`, `pace`: who lets go of sessions next, and how fast
+//! - `via`: who lets a revision's sessions go; `leaving`: revisions that nobody may cut
 //! - `report`: what the phase looks like to people
 
 mod act;
@@ -14,12 +15,14 @@ mod advance;
 pub mod budget;
 pub mod capacity;
 pub mod evidence;
+mod leaving;
 pub mod observed;
 pub mod pace;
 pub mod plan;
 mod release;
 mod report;
 pub mod verdict;
+mod via;
 pub mod wave;
 mod work;
 

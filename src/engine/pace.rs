@@ -187,6 +187,10 @@ fn figure(rate: f64) -> String {
 }
 
 #[cfg(test)]
+#[expect(
+    clippy::float_cmp,
+    reason = "halves and twentieths of round figures are exact"
+)]
 mod tests {
     use super::*;
     use proptest::prelude::*;

@@ -79,6 +79,12 @@ impl Work<'_> {
             ));
         }
         match (request.verb, &state) {
+            (Verb::Promote, State::Preflight(_)) if self.signal_is_asked() => {
+                if let Some(release) = self.status.release.as_mut() {
+                    release.signal_accepted = true;
+                }
+                Ok("the pods of the old revision are let go of by SIGTERM, one at a time".to_owned())
+            }
             (Verb::Promote, State::Analysing(at)) => {
                 let step = at.step;
                 Ok(self.after_step(step, "promoted"))
@@ -124,6 +130,13 @@ impl Work<'_> {
     pub(super) fn heed_template(&mut self) {
         let wanted = self.obs.template_hash.clone();
         match self.state() {
+            // Its pods are still there with their sessions: it takes over again at once.
+            State::Soaking(_)
+                if self.is_leaving(&wanted) && self.release().is_some_and(|r| r.stable == wanted) =>
+            {
+                let message = format!("the template is that of revision {wanted} again");
+                self.roll_back("Superseded", message, false);
+            }
             State::Healthy(_) | State::RolledBack(_) | State::Soaking(_) => {
                 let current = match self.release() {
                     Some(release) => release.canary.clone(),

@@ -37,7 +37,12 @@ impl Work<'_> {
             .filter(|(hash, view)| view.replicas > 0 || !view.pods.is_empty() || **hash == stable)
             .map(|(hash, view)| RevisionStatus {
                 hash: hash.clone(),
-                role: role(hash, &stable, canary.as_deref()).to_owned(),
+                role: if self.is_leaving(hash) {
+                    "leaving"
+                } else {
+                    role(hash, &stable, canary.as_deref())
+                }
+                .to_owned(),
                 slot: slot_of(self.obs, hash),
                 replicas: view.replicas as i32,
                 ready: view.ready() as i32,
@@ -103,13 +108,19 @@ impl Work<'_> {
         let message = self.sentence(state);
         let problem = self.obs.problems.first();
         let blocked = problem.filter(|_| matches!(state, State::Initializing(_) | State::Preflight(_)));
+        let preflight = matches!(state, State::Preflight(_));
+        let queued = preflight && self.waits_for().is_some();
+        let via = self
+            .via_wait()
+            .filter(|_| preflight && !queued && blocked.is_none());
         let (ready, reason) = match state {
             State::Healthy(_) | State::Soaking(_) => (self.stable_is_whole(state), phase),
             State::Paused(paused) => {
                 let asked = matches!(paused.reason, PauseReason::Requested | PauseReason::Step);
                 (asked, if asked { "Paused" } else { paused.reason.into() })
             }
-            _ => (false, phase),
+            _ if queued => (self.stable_is_whole(state), "SlotsFull"),
+            _ => (false, via.as_ref().map_or(phase, |w| w.reason)),
         };
         set(READY, ready, blocked.map_or(reason, |p| p.reason), &message);
         let settled = matches!(
@@ -119,7 +130,11 @@ impl Work<'_> {
         set(RECONCILING, !settled && blocked.is_none(), phase, &message);
         let late =
             matches!(state, State::Initializing(_) | State::Preflight(_)) && self.over_progress_deadline();
+        let late = late && !queued;
         match (blocked, state) {
+            (None, _) if via.as_ref().is_some_and(|w| w.stalled) => {
+                set(STALLED, true, via.as_ref().map_or(phase, |w| w.reason), &message);
+            }
             (Some(problem), _) => set(STALLED, true, problem.reason, &self.problems()),
             (None, State::RolledBack(back)) => {
                 set(
@@ -168,28 +183,25 @@ impl Work<'_> {
                 if failed { &message } else { "" },
             );
         }
-        let drained = self.status.wave.is_none();
-        let overdue = &self.overdue;
-        match (drained, overdue.is_empty()) {
-            (true, _) => set(DRAINED, true, "Empty", ""),
-            (false, true) => set(
-                DRAINED,
-                false,
-                "Draining",
-                &format!("{} sessions are left in the wave", self.wave_left),
-            ),
-            (false, false) => set(
-                DRAINED,
-                false,
-                "DeadlinePassed",
-                &format!(
-                    "{} sessions are left on {} past the deadline; onDeadline says what follows",
-                    self.wave_left,
-                    overdue.join(", ")
-                ),
-            ),
-        }
+        let (drained, reason, message) = self.drained();
+        set(DRAINED, drained, reason, &message);
         self.status.conditions = list;
+    }
+
+    /// The condition `Drained`.
+    fn drained(&self) -> (bool, &'static str, String) {
+        let left = self.wave_left;
+        match (self.status.wave.is_none(), self.overdue.is_empty()) {
+            (true, _) => (true, "Empty", String::new()),
+            (false, true) => (false, "Draining", format!("{left} sessions are left in the wave")),
+            (false, false) => {
+                let overdue = self.overdue.join(", ");
+                let message = format!(
+                    "{left} sessions are left on {overdue} past the deadline; onDeadline says what follows"
+                );
+                (false, "DeadlinePassed", message)
+            }
+        }
     }
 
     fn stable_is_whole(&self, state: &State) -> bool {
@@ -277,6 +289,9 @@ impl Work<'_> {
             .as_ref()
             .filter(|l| l.failed > 0)
             .and_then(|l| l.error.clone());
+        if let Some(why) = self.waits_for().or_else(|| self.via_wait().map(|w| w.message)) {
+            return why;
+        }
         match (refused, pins, look) {
             (Some(why), _, _) | (None, Some(why), _) => format!("waiting for the gateway: {why}"),
             (None, None, Some(why)) => format!("a connection to spec.probes.url failed: {why}"),
@@ -323,7 +338,13 @@ pub fn progress_only(old: &RolloutStatus, new: &RolloutStatus) -> bool {
         for condition in &mut status.conditions {
             condition.message.clear();
         }
+        for leaving in &mut status.leaving {
+            leaving.elapsed_ms = 0;
+            leaving.ticked_at = jiff::Timestamp::UNIX_EPOCH;
+            (leaving.sessions, leaving.unknown, leaving.oldest_seconds) = (0, 0, None);
+        }
         if let Some(wave) = &mut status.wave {
+            wave.settling = None;
             wave.elapsed_ms = 0;
             wave.ticked_at = jiff::Timestamp::UNIX_EPOCH;
             for pod in &mut wave.pods {

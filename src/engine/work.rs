@@ -67,7 +67,8 @@ impl<'a> Work<'a> {
     fn requeue(&self) -> Duration {
         match &self.status.state {
             Some(State::Healthy(_) | State::RolledBack(_)) if self.status.wave.is_none() => {
-                Duration::from_secs(20)
+                // Who is left to its sessions has a lease to be renewed.
+                Duration::from_secs(if self.status.leaving.is_empty() { 20 } else { 2 })
             }
             Some(State::Soaking(_)) => Duration::from_secs(2),
             Some(State::Analysing(_) | State::Paused(_)) => Duration::from_secs(1),
@@ -109,6 +110,13 @@ impl<'a> Work<'a> {
             .unwrap_or_default()
     }
 
+    /// Whether nothing of the new revision is this release's business any more.
+    pub(super) fn canary_is_gone(&self) -> bool {
+        let left = self.release().is_some_and(|r| self.is_leaving(&r.canary));
+        let canary = self.canary();
+        left || (canary.replicas == 0 && canary.live().next().is_none())
+    }
+
     /// A revision with pods that is neither the one that serves nor part of a release, nor the one to be released next while it
     /// is empty.
     pub(super) fn leftover(&self) -> Option<(String, RevisionView)> {
@@ -118,7 +126,7 @@ impl<'a> Work<'a> {
             let there = view.replicas > 0 || view.live().next().is_some();
             // In preflight nothing of the new revision exists by our doing: what is there holds somebody's sessions.
             let mine = canary.as_ref() == Some(*hash) && !matches!(self.state(), State::Preflight(_));
-            **hash != stable && !mine && there
+            **hash != stable && !mine && there && !self.is_leaving(hash)
         });
         found.map(|(hash, view)| (hash.clone(), view.clone()))
     }

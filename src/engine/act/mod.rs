@@ -30,6 +30,7 @@ impl Work<'_> {
         self.labels(&state);
         self.rehearsal_orders(&state);
         self.wave();
+        self.leave();
         // Probes leave before the pods they are on.
         self.actions.push(Action::Probe(self.probes()));
         self.retire_whole(&state);

@@ -67,14 +67,23 @@ impl Work<'_> {
             return;
         };
         self.adapt_pace(&wave);
-        let terms = self.terms(wave.reason == WaveReason::Rollback);
+        let mut terms = self.terms(wave.reason == WaveReason::Rollback);
+        if self.is_leaving(&wave.revision) {
+            // Its deadline is over: there is nothing more to wait for.
+            terms.mode = DrainMode::Ask;
+        }
         if !self.ways_are_open(&wave, &terms) || self.earlier_orders(&wave) {
             // Who is moved now would be moved again.
             self.status.wave = Some(wave);
             return;
         }
         let revision = self.obs.revision(&wave.revision);
-        let progress = wave::advance(&mut wave, &revision, &terms, self.now);
+        let progress = if self.by_signal(&wave.revision) {
+            let others = self.others(&wave);
+            wave::signal::advance(&mut wave, &revision, &terms, others, self.now)
+        } else {
+            wave::advance(&mut wave, &revision, &terms, self.now)
+        };
         let drain = self.status.drain.get_or_insert_default();
         drain.notified += progress.notified;
         drain.closed_clean += progress.closed_clean;
@@ -162,6 +171,7 @@ impl Work<'_> {
         let keep = match wave.reason {
             WaveReason::Rollout => self.limits.stable_target(self.canary().ready()),
             WaveReason::Rollback => 0,
+            WaveReason::ScaleDown if self.is_leaving(&wave.revision) => 0,
             WaveReason::ScaleDown => self.limits.replicas,
         };
         let entry = |pod: &PodView| wave.pods.iter().find(|e| e.uid == pod.uid);
@@ -206,7 +216,7 @@ impl Work<'_> {
 
     /// Ready pods in rotation that are wanting beside the wave's own: so many of its pods come back instead of going.
     fn missing(&self, wave: &Wave, revision: &RevisionView) -> usize {
-        if wave.reason == WaveReason::Rollback {
+        if wave.reason == WaveReason::Rollback || self.is_leaving(&wave.revision) {
             return 0;
         }
         let in_wave = |pod: &PodView| wave.pods.iter().any(|e| e.uid == pod.uid);

@@ -87,6 +87,9 @@ impl Work<'_> {
                 () if *hash == stable_hash => Role::Stable,
                 () => continue,
             };
+            if self.is_leaving(hash) {
+                continue;
+            }
             for pod in view.live().filter(|p| !in_wave.contains(&p.uid)) {
                 let name: &'static str = role.into();
                 // The cost of an earlier retirement that came to nothing would send the wrong pod away later.
@@ -141,6 +144,9 @@ impl Work<'_> {
             _ => return,
         };
         let revision = self.obs.revision(&hash);
+        if self.is_leaving(&hash) {
+            return;
+        }
         if revision.replicas == 0 || (exposed && !revision.is_empty()) {
             return;
         }

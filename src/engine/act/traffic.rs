@@ -79,10 +79,13 @@ impl Work<'_> {
         match state {
             State::Initializing(_) | State::Healthy(_) | State::RolledBack(_) | State::Preflight(_) => stable,
             State::Soaking(_) => release.canary.clone(),
-            State::Finishing(_) if self.stable().replicas == 0 => release.canary.clone(),
+            State::Finishing(_) if self.stable().replicas == 0 || self.is_leaving(&release.stable) => {
+                release.canary.clone()
+            }
             State::RollingBack(_) if *slot == release.canary_slot => {
-                let gone = self.canary().replicas == 0 && self.canary().live().next().is_none();
-                if (gone && self.weight_is(release, 0)) || (current != release.canary && !release.exposed) {
+                if (self.canary_is_gone() && self.weight_is(release, 0))
+                    || (current != release.canary && !release.exposed)
+                {
                     stable
                 } else {
                     release.canary.clone()
@@ -155,8 +158,7 @@ impl Work<'_> {
         let mut pins = match state {
             State::Preflight(_) => vec![stable],
             State::RollingBack(_) => {
-                let gone = self.canary().replicas == 0 && self.canary().live().next().is_none();
-                if gone
+                if self.canary_is_gone()
                     && self
                         .status
                         .weight

@@ -11,12 +11,28 @@ impl Work<'_> {
             return;
         };
         let stable = self.obs.revision(&release.stable);
-        if !stable.is_empty() {
+        // One that goes by SIGTERM holds its sessions until it is gone.
+        let signal = self.by_signal(&release.stable);
+        let going = signal && !stable.pods.is_empty();
+        let there = stable.replicas > 0 || stable.live().next().is_some() || going;
+        let whole = self.canary().in_rotation() >= self.limits.required;
+        if self.leaves() && there && whole {
+            self.let_leave(&release.stable);
+        }
+        let leaving = self.is_leaving(&release.stable);
+        if !leaving && there && signal {
+            // The pods that were kept for a way back go now, one by one.
+            if self.status.wave.is_none() && whole {
+                self.start_wave(WaveReason::Rollout, release.stable, wave::all(&stable), false);
+            }
+            return;
+        }
+        if !leaving && !stable.is_empty() {
             let last = release.steps.len() as u32 - 1;
             self.enter(State::Moving(self.at(last)));
             return;
         }
-        if stable.replicas > 0 || stable.live().next().is_some() {
+        if there && !leaving {
             return;
         }
         self.status.stable = Some(release.canary.clone());
@@ -53,7 +69,8 @@ impl Work<'_> {
             return;
         };
         let (stable, canary) = (self.stable(), self.canary());
-        let gone = canary.replicas == 0 && canary.live().next().is_none();
+        self.take_back(&release.stable);
+        let gone = self.canary_is_gone();
         let ended = |work: &mut Self| work.finish_rollback(at.reason.clone(), at.message.clone(), at.reject);
         if gone && !release.exposed && self.obs.pins.is_none() && self.all_slots(&release.stable) {
             // Nothing of it was ever there: whether the gateway can be programmed does not matter.
@@ -97,6 +114,11 @@ impl Work<'_> {
             if self.all_slots(&release.stable) && self.obs.pins.is_none() {
                 ended(self);
             }
+            return;
+        }
+        if self.leaves() && !at.reject && release.exposed {
+            // Nobody is moved for a newer template: its sessions leave by themselves.
+            self.let_leave(&release.canary);
             return;
         }
         // Users may be there: their sessions move back as gently as they came.

@@ -23,6 +23,8 @@ const NO_READY_PODS: Duration = Duration::from_secs(5);
 impl Work<'_> {
     /// Goes from phase to phase until one has to wait.
     pub(super) fn advance(&mut self) {
+        self.watch_leaving();
+        self.close_overdue();
         self.expose();
         self.weight_is_programmed();
         self.watch();
@@ -166,6 +168,10 @@ impl Work<'_> {
     /// Pods that the new revision shall have now, for a step.
     pub(super) fn canary_target(&self, step: u32) -> u32 {
         let weight = self.step(step).map_or(100, |s| s.weight);
+        if weight == 100 && self.leaves() {
+            // The old revision's pods stay as long as their sessions do: nothing becomes free for the new one.
+            return self.limits.replicas.max(self.canary().replicas);
+        }
         self.limits
             .canary_target(weight, self.stable().replicas, self.canary().replicas)
     }

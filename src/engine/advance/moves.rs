@@ -1,9 +1,9 @@
 //! Which pods let go of their sessions next.
 
-use crate::api::spec::{HintKind, MoveSessions};
+use crate::api::spec::{DrainMode, HintKind, MoveSessions, Via};
 use crate::api::status::{AtStep, Release, State, Wave, WavePod, WaveReason};
 use crate::engine::evidence::ProbeTarget;
-use crate::engine::observed::RevisionView;
+use crate::engine::observed::{PodView, RevisionView};
 use crate::engine::plan::Note;
 use crate::engine::wave;
 use crate::engine::work::Work;
@@ -14,10 +14,18 @@ impl Work<'_> {
         let (hash, serving) = self.serving();
         let excess = serving.replicas.saturating_sub(self.limits.replicas);
         let current = self.status.wave.as_ref().map(|w| w.reason);
-        if excess == 0 && current == Some(WaveReason::ScaleDown) {
+        let own = self.status.wave.as_ref().is_some_and(|w| w.revision == hash);
+        if excess == 0 && own && current == Some(WaveReason::ScaleDown) {
             self.drop_wave();
         }
         if excess == 0 || self.status.wave.is_some() || serving.live().count() as u32 != serving.replicas {
+            return;
+        }
+        if self.by_signal(&hash) {
+            let spare = serving.in_rotation() > self.limits.required;
+            let may_go = |p: &&PodView| spare || !(p.ready && p.serving);
+            let pods = serving.live().filter(may_go).map(wave::whole).collect();
+            self.start_wave(WaveReason::ScaleDown, hash, pods, true);
             return;
         }
         let idle = serving.live().filter(|p| !(p.ready && p.serving));
@@ -46,6 +54,10 @@ impl Work<'_> {
         let Some((hash, view)) = self.leftover() else {
             return false;
         };
+        if self.obs.rollout.spec.drain.mode == DrainMode::Leave {
+            self.let_leave(&hash);
+            return true;
+        }
         let stable = self.stable_hash();
         let ready = self.all_slots(&stable) && self.stable().in_rotation() >= self.limits.required;
         if self.status.wave.is_none() && ready {
@@ -62,6 +74,7 @@ impl Work<'_> {
         if let Some(wave) = &self.status.wave {
             // Only what cannot be programmed keeps a wave from its first order.
             let waits = wave.ordered_at.is_none()
+                && wave.reason == WaveReason::Rollout
                 && self.since(wave.since) > self.obs.rollout.spec.progress_deadline.0;
             if waits {
                 let message = "the hint that leads moved sessions on was not programmed in time".to_owned();
@@ -79,7 +92,10 @@ impl Work<'_> {
             return;
         }
         let stable = self.stable();
-        if step.weight < 100 {
+        if self.leaves() {
+            // Nobody is asked; the old revision is left to its sessions after the last verdict.
+            self.enter(State::Analysing(self.at(at.step)));
+        } else if step.weight < 100 {
             let pods = if pinned(&release, step.move_sessions) {
                 self.wave_pods(step.weight)
             } else {
@@ -90,6 +106,8 @@ impl Work<'_> {
             } else {
                 self.start_wave(WaveReason::Rollout, release.stable, pods, true);
             }
+        } else if self.by_signal(&release.stable) {
+            self.dismiss_next(at, release.stable, &stable, &canary);
         } else if stable.is_empty() && stable.sessions() == 0 {
             // Before the last verdict the new revision is whole: it grows as fast as the old one's empty pods make room.
             let spare = stable
@@ -104,6 +122,20 @@ impl Work<'_> {
         } else {
             let pods = self.last_pods(&stable, &canary);
             self.start_wave(WaveReason::Rollout, release.stable, pods, false);
+        }
+    }
+
+    /// The last step where deletion is the order: pod after pod, as far as the way back allows. Those that are kept for it hold
+    /// their sessions until the last verdict.
+    fn dismiss_next(&mut self, at: &AtStep, hash: String, stable: &RevisionView, canary: &RevisionView) {
+        let keep = self.limits.stable_target(canary.ready());
+        let spare = stable.in_rotation() + canary.in_rotation() > self.limits.required;
+        if stable.replicas > keep {
+            let may_go = |p: &&PodView| spare || !(p.ready && p.serving);
+            let pods = stable.live().filter(may_go).map(wave::whole).collect();
+            self.start_wave(WaveReason::Rollout, hash, pods, false);
+        } else if canary.ready() >= self.limits.replicas {
+            self.enter(State::Analysing(self.at(at.step)));
         }
     }
 
@@ -152,14 +184,22 @@ impl Work<'_> {
         wave::choose(stable.live().filter(|p| p.serving), need, max as usize)
     }
 
-    pub(super) fn start_wave(
+    pub(in crate::engine) fn start_wave(
         &mut self,
         reason: WaveReason,
         revision: String,
         pods: Vec<WavePod>,
         leave_rotation: bool,
     ) {
-        if pods.is_empty() {
+        let signal = self.by_signal(&revision);
+        let pods = if signal {
+            wave::signal::next_pod(pods)
+        } else {
+            pods
+        };
+        // Never two at once: what is on its way out may still hold sessions.
+        let going = signal && self.obs.revision(&revision).pods.iter().any(|p| p.terminating);
+        if pods.is_empty() || going {
             return;
         }
         let known: i64 = pods
@@ -169,7 +209,8 @@ impl Work<'_> {
         let (id, number) = match self.status.release.as_mut() {
             Some(release) => {
                 release.waves += 1;
-                let hints = release.drain.notice.hint != HintKind::None && reason != WaveReason::ScaleDown;
+                let hints =
+                    release.drain.notice.hint != HintKind::None && reason != WaveReason::ScaleDown && !signal;
                 release.hinted = release.hinted || hints;
                 (format!("{}-w{}", release.id, release.waves), release.waves)
             }
@@ -196,6 +237,7 @@ impl Work<'_> {
             elapsed_ms: 0,
             ticked_at: self.now,
             window: None,
+            settling: None,
             leave_rotation,
             pods,
         });
@@ -204,5 +246,7 @@ impl Work<'_> {
 
 /// Whether a step moves sessions by the hint. `Auto` needs one to be configured.
 fn pinned(release: &Release, how: MoveSessions) -> bool {
-    matches!(how, MoveSessions::Auto | MoveSessions::Pinned) && release.drain.notice.hint != HintKind::None
+    let asks = release.drain.mode != DrainMode::Leave && release.via != Some(Via::Signal);
+    asks && matches!(how, MoveSessions::Auto | MoveSessions::Pinned)
+        && release.drain.notice.hint != HintKind::None
 }

@@ -21,6 +21,23 @@ impl Work<'_> {
         if self.stable().in_rotation() < self.limits.required || self.leftovers() {
             return;
         }
+        if self.waits_for().is_some() {
+            // It may take hours: meanwhile the service goes on as outside of a release.
+            self.scale_down();
+            return;
+        }
+        if !self.choose_via() {
+            return;
+        }
+        if self
+            .status
+            .wave
+            .as_ref()
+            .is_some_and(|w| w.revision == release.stable)
+        {
+            // Whatever a scale-down has not moved yet stays.
+            self.drop_wave();
+        }
         self.ask_weight(0);
         let idle = self.weight_is_programmed();
         let slots = self.all_slots(&release.stable);
@@ -119,6 +136,16 @@ impl Work<'_> {
         };
         match &report.stage {
             RehearsalStage::Running => {}
+            RehearsalStage::AwaitingDrain if self.by_signal(&release.canary) => {
+                let figures = &report.figures;
+                self.note_baseline(figures.restored_p50_ms, figures.restored_p95_ms);
+                let message = format!(
+                    "{} probe sessions were opened and restored on revision {}; its SIGTERM handler was not tried",
+                    report.sessions, release.canary
+                );
+                self.notes.push(Note::normal("Rehearsed", message));
+                self.rehearsed();
+            }
             RehearsalStage::AwaitingDrain => {
                 if !at.draining {
                     self.enter(State::Rehearsing(Rehearsing {

@@ -2,8 +2,10 @@
 
 use super::pods::Running;
 use super::world::World;
+use crate::api::spec::DrainMode;
 use crate::api::status::{State, WaveReason};
 use crate::engine::budget::HEADROOM;
+use crate::engine::leaving::order_prefix;
 use crate::engine::observed::{Observed, PodView};
 use crate::engine::plan::{Action, Order, Plan};
 use crate::engine::wave::LEASE;
@@ -38,7 +40,7 @@ impl World {
     /// What the pods may be working at, whether they answer or not, adds up to what the budget allows.
     fn check_rates(&mut self) {
         let works = |order: &&Running| {
-            let done = order.cancelled || order.left == Some(0);
+            let done = order.cancelled || order.id.starts_with("leave-") || order.left == Some(0);
             !done && order.lease_until > self.now && !order.id.contains("rehearsal")
         };
         let rate: f64 = self
@@ -74,7 +76,8 @@ impl World {
     pub(super) fn check_delete(&mut self, index: usize) {
         let pod = self.pods[index].clone();
         let users = self.users_on(&pod.uid);
-        if users > 0 && !self.deadline_passed(&pod.uid) {
+        let dismissed = self.dismissed.contains(&pod.uid);
+        if users > 0 && !dismissed && !self.deadline_passed(&pod.uid) {
             self.fail(format!("pod {} is deleted with {users} users on it", pod.uid));
         }
     }
@@ -133,13 +136,24 @@ impl World {
                     ));
                 }
             }
+            Action::Dismiss { revision, uid, .. } => self.check_dismiss(observed, revision, uid),
             Action::LeaveRotation { uid, .. } => {
                 let named = self
                     .status
                     .wave
                     .as_ref()
                     .is_some_and(|w| w.pods.iter().any(|p| p.uid == *uid));
-                if !named {
+                let revision = self
+                    .pods
+                    .iter()
+                    .find(|p| p.uid == *uid)
+                    .map(|p| p.revision.clone());
+                let leaving = self
+                    .status
+                    .leaving
+                    .iter()
+                    .any(|l| Some(&l.revision) == revision.as_ref());
+                if !named && !leaving {
                     self.fail(format!("{uid} leaves rotation, and no wave in status names it"));
                 }
             }
@@ -168,18 +182,42 @@ impl World {
         }
     }
 
-    fn check_order(&mut self, observed: &Observed, order: &Order) {
-        let rehearsal = matches!(&self.status.state, Some(State::Rehearsing(at)) if at.draining);
-        let wave = self.status.wave.as_ref();
-        let named = wave.is_some_and(|w| {
-            order.id == format!("{}-{}", w.id, order.uid) && w.pods.iter().any(|p| p.uid == order.uid)
-        });
-        if !named && !rehearsal {
-            self.fail(format!("order {} is not named in status", order.id));
+    /// One pod at a time, named by a wave, out of rotation, and known or past its deadline.
+    fn check_dismiss(&mut self, observed: &Observed, revision: &str, uid: &str) {
+        let wave = self.status.wave.clone();
+        let Some((wave, entry)) = wave.as_ref().and_then(|w| {
+            let entry = w.pods.iter().find(|p| p.uid == uid);
+            entry.map(|entry| (w, entry))
+        }) else {
+            return self.fail(format!("{uid} is dismissed, and no wave in status names it"));
+        };
+        let view = observed.revision(revision);
+        let known = view.pods.iter().any(|p| p.uid == uid && p.sessions.is_some());
+        let spent = entry.ordered_ms.map_or(0, |at| wave.elapsed_ms - at);
+        let deadline = match wave.reason {
+            WaveReason::Rollback => self.rollout.spec.rollback.deadline,
+            _ => self.rollout.spec.drain.deadline,
+        };
+        if !known && spent <= deadline.as_millis() as i64 {
+            self.fail(format!(
+                "{uid} is dismissed after {spent} ms, and nobody knows what is on it"
+            ));
         }
-        let pod = self.pods.iter().find(|p| p.uid == order.uid).cloned();
-        let Some(pod) = pod else { return };
-        // As the gateway does now, not as it was told.
+        if self
+            .pods
+            .iter()
+            .any(|p| p.revision == revision && p.gone_at.is_some())
+        {
+            self.fail(format!("{uid} is dismissed while another pod is on its way out"));
+        }
+        self.check_routed(uid);
+    }
+
+    /// As the gateway does now, not as it was told.
+    fn check_routed(&mut self, uid: &str) {
+        let Some(pod) = self.pods.iter().find(|p| p.uid == uid).cloned() else {
+            return;
+        };
         let plane = self.gateway.plane();
         let led: i32 = plane
             .weights
@@ -193,10 +231,25 @@ impl World {
             .is_some_and(|pods| pods.contains(&pod.uid));
         if led > 0 && routed && !self.foreign_lately() {
             self.fail(format!(
-                "{} is asked to let go while it is in rotation at weight {led}",
-                pod.uid
+                "{uid} is asked to let go while it is in rotation at weight {led}"
             ));
         }
+    }
+
+    fn check_order(&mut self, observed: &Observed, order: &Order) {
+        let rehearsal = matches!(&self.status.state, Some(State::Rehearsing(at)) if at.draining);
+        let wave = self.status.wave.as_ref();
+        let named = wave.is_some_and(|w| {
+            order.id == format!("{}-{}", w.id, order.uid) && w.pods.iter().any(|p| p.uid == order.uid)
+        });
+        let leaves = |l: &crate::api::status::Leaving| order.id.starts_with(&order_prefix(l));
+        let leaving = order.mode == DrainMode::Leave && self.status.leaving.iter().any(leaves);
+        if !named && !rehearsal && !leaving {
+            self.fail(format!("order {} is not named in status", order.id));
+        }
+        let pod = self.pods.iter().find(|p| p.uid == order.uid).cloned();
+        let Some(pod) = pod else { return };
+        self.check_routed(&pod.uid);
         if rehearsal && self.users_on(&pod.uid) > 0 && self.foreign_at < 0 {
             self.fail(format!("users are on {} in the rehearsal", pod.uid));
         }
@@ -220,7 +273,7 @@ fn rotation(observed: &Observed, plan: &Plan) -> (u32, u32) {
     let mut out: Vec<&String> = Vec::new();
     for action in &plan.actions {
         match action {
-            Action::LeaveRotation { uid, .. } => out.push(uid),
+            Action::LeaveRotation { uid, .. } | Action::Dismiss { uid, .. } => out.push(uid),
             Action::Retire { pods, .. } => out.extend(pods.iter().map(|(_, uid)| uid)),
             _ => {}
         }

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use super::clients::{Place, Session};
 use super::gateway::{Plane, Way};
 use super::pods::Pod;
-use super::world::{Quality, World};
+use super::world::{Quality, TICK, World};
 use crate::engine::observed::PinKind;
 use crate::engine::plan::Hint;
 
@@ -55,8 +55,13 @@ impl World {
 
     pub(super) fn delete(&mut self, index: usize) {
         self.check_delete(index);
+        let grace = if self.case.signal().is_some() {
+            3_000
+        } else {
+            1_000
+        };
         let pod = &mut self.pods[index];
-        pod.gone_at = Some(self.now + 1_000);
+        pod.gone_at = Some(self.now + grace);
         self.trace
             .push(format!("{} deleted {}", self.now, self.pods[index].uid));
     }
@@ -69,6 +74,10 @@ impl World {
                 .filter(|s| self.sessions[*s].place == Place::On(uid.clone()))
                 .collect();
             if self.pods[index].up_at > self.now {
+                continue;
+            }
+            if let Some(gone_at) = self.pods[index].gone_at.filter(|_| self.case.signal().is_some()) {
+                self.let_go_on_signal(&here, gone_at);
                 continue;
             }
             for told in self.pods[index].work(self.now, &here, &mut self.dice) {
@@ -84,6 +93,18 @@ impl World {
                     ordered: !rehearsal,
                 };
             }
+        }
+    }
+
+    /// Its SIGTERM handler closes everybody, a second before its grace period ends.
+    fn let_go_on_signal(&mut self, here: &[usize], gone_at: i64) {
+        let release = self.status.release.as_ref().map_or(0, |r| r.number);
+        let left = ((gone_at - 1_000 - self.now) / TICK).max(0) as usize;
+        for session in here.iter().take(here.len().div_ceil(left + 1)) {
+            let at = self.now + self.dice.below(200) as i64;
+            let session = &mut self.sessions[*session];
+            *session.moved.entry(release).or_default() += 1;
+            session.place = Place::Dialling { at, ordered: false };
         }
     }
 

@@ -135,6 +135,10 @@ impl World {
                 cut += 1;
             }
         }
+        if cut > 0 {
+            self.trace
+                .push(format!("{} {cut} users of {uid} are cut", self.now));
+        }
         self.unannounced += cut as u64;
         self.all_unannounced += cut as u64;
         cut

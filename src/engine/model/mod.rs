@@ -9,7 +9,7 @@
 //! - `probes`: what rehearsal and fleet report of a good or a bad version
 //! - `checks`: the invariants
 //! - `faults`: what goes wrong, and when
-//! - `properties`: what holds in every run; `phases`, `requests`, `drains`, `trouble`: one scenario each
+//! - `properties`: what holds in every run; `phases`, `requests`, `drains`, `leave`, `signal`, `trouble`: one scenario each
 
 mod checks;
 mod clients;
@@ -17,17 +17,19 @@ mod cluster;
 mod drains;
 mod faults;
 mod gateway;
+mod leave;
 mod operator;
 mod phases;
 mod pods;
 mod probes;
 mod properties;
 mod requests;
+mod signal;
 mod trouble;
 mod world;
 
 use faults::{Fault, Happening};
-use world::{Case, Quality, World};
+use world::{Case, Manner, Quality, World};
 
 /// Numbers that are the same in every run.
 #[derive(Debug, Clone)]

@@ -33,7 +33,8 @@ impl World {
                 let view = RevisionView {
                     replicas: *replicas,
                     pods: pods.map(|p| self.view(p)).collect(),
-                    ..RevisionView::default()
+                    via: Some(self.case.via()),
+                    speaks: self.case.speaks(),
                 };
                 (revision.clone(), view)
             })
@@ -104,7 +105,7 @@ impl World {
             role: Some(pod.role.clone()),
             deletion_cost: Some(pod.cost).filter(|c| *c != 0),
             trouble: None,
-            sessions: (pod.silent_until <= self.now).then_some(sessions),
+            sessions: (pod.silent_until <= self.now && self.case.signal() != Some(false)).then_some(sessions),
         }
     }
 
@@ -186,6 +187,7 @@ impl World {
             Action::Dismiss {
                 revision, uid, from, ..
             } => {
+                self.dismissed.push(uid.clone());
                 if let Some(pod) = self.pod(uid) {
                     pod.cost = -100;
                 }

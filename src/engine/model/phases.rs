@@ -2,9 +2,9 @@
 
 use rstest::rstest;
 
-use super::world::{Case, Quality, World, stamp};
+use super::world::{Case, Manner, Quality, World, stamp};
 use crate::api::conditions::{READY, REHEARSED, STALLED, is_true};
-use crate::api::spec::{BreachAction, HintKind, RehearsalPolicy};
+use crate::api::spec::{BreachAction, DrainMode, HintKind, RehearsalPolicy};
 use crate::api::status::{PauseReason, State};
 use crate::engine::observed::Problem;
 use crate::engine::plan;
@@ -17,6 +17,8 @@ pub(super) fn case() -> Case {
         sessions: 60,
         budget: 40,
         hint: HintKind::Query,
+        manner: Manner::Orders(DrainMode::Ask),
+        auto: None,
         follows: true,
         steps: vec![(10, Some(1)), (50, Some(1)), (100, Some(1))],
         lag: 300,

@@ -3,6 +3,7 @@
 use std::collections::VecDeque;
 
 use super::Dice;
+use crate::api::spec::DrainMode;
 use crate::engine::plan::{Hint, Order};
 
 /// A pod with the order that it follows.
@@ -40,6 +41,12 @@ pub(super) struct Running {
     pub lead: i64,
     pub hint: Option<Hint>,
     pub cancelled: bool,
+    pub mode: DrainMode,
+    /// Time under a lease, and when its deadline is, by the same clock.
+    pub clock: i64,
+    pub ticked: i64,
+    pub deadline: i64,
+    pub closes: bool,
     pub told: u64,
     pub closed: u64,
 }
@@ -51,6 +58,14 @@ pub(super) struct Told {
     pub session: usize,
     pub hint: Option<Hint>,
     pub order: String,
+}
+
+impl Running {
+    /// Whether it has to begin to close so that it ends at its deadline.
+    fn closing(&self, open: usize) -> bool {
+        let takes = (open as f64 / self.rate * 1_000.0) as i64 + self.lead;
+        self.closes && self.clock + takes >= self.deadline
+    }
 }
 
 impl Pod {
@@ -96,6 +111,11 @@ impl Pod {
                     lead,
                     hint: order.hint.clone(),
                     cancelled: false,
+                    mode: order.mode,
+                    clock: 0,
+                    ticked: now,
+                    deadline: order.deadline.as_millis() as i64,
+                    closes: order.close_at_deadline,
                     told: 0,
                     closed: 0,
                 });
@@ -110,11 +130,19 @@ impl Pod {
             .as_mut()
             .filter(|o| !o.cancelled && now <= o.lease_until)
         {
+            order.clock += now - order.ticked;
+            let closing = order.closing(here.len());
+            let busy = |session: usize| {
+                order.mode == DrainMode::WhenIdle && !closing && (session as i64 + now / 5_000) % 4 == 0
+            };
             let mut untold: Vec<usize> = here
                 .iter()
                 .copied()
-                .filter(|s| !self.told.iter().any(|t| t.session == *s))
+                .filter(|s| !self.told.iter().any(|t| t.session == *s) && !busy(*s))
                 .collect();
+            if order.mode == DrainMode::Leave && !closing {
+                untold.clear();
+            }
             loop {
                 let place = order.last_place + 1_000.0 / order.rate;
                 if place > (now + order.lead) as f64 {
@@ -138,6 +166,9 @@ impl Pod {
                     order: order.id.clone(),
                 });
             }
+        }
+        if let Some(order) = &mut self.order {
+            order.ticked = now;
         }
         let mut gone = Vec::new();
         while self.told.front().is_some_and(|t| t.at <= now) {

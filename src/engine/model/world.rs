@@ -10,7 +10,7 @@ use super::gateway::Gateway;
 use super::pods::Pod;
 use super::probes::Run;
 use super::{Dice, Fault};
-use crate::api::spec::HintKind;
+use crate::api::spec::{DrainMode, HintKind, Via};
 use crate::api::status::Request;
 use crate::api::{RolloutStatus, ValidatedRollout};
 use crate::engine::Plan;
@@ -33,6 +33,23 @@ pub(super) enum Quality {
     BreaksAbove(u64),
 }
 
+/// What pods of an application say to the drain protocol.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Answer {
+    Yes,
+    No,
+    NotYet,
+}
+
+/// How sessions are let go.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Manner {
+    /// By orders, in this mode.
+    Orders(DrainMode),
+    /// By SIGTERM; with or without a metric that counts sessions.
+    Signal { counted: bool },
+}
+
 /// What a run is made of.
 #[derive(Debug, Clone)]
 pub(super) struct Case {
@@ -41,6 +58,9 @@ pub(super) struct Case {
     pub sessions: usize,
     pub budget: u32,
     pub hint: HintKind,
+    pub manner: Manner,
+    /// With `via: Auto`: whether its pods answer the drain protocol, as far as known.
+    pub auto: Option<Answer>,
     pub follows: bool,
     /// Weights, each with its pause in seconds; none waits for `promote`.
     pub steps: Vec<(u8, Option<u32>)>,
@@ -52,6 +72,41 @@ pub(super) struct Case {
     pub bears: Option<u32>,
     /// Users that come and go by themselves, per tick in thousand.
     pub churn: usize,
+}
+
+impl Case {
+    /// Whether pods go by SIGTERM, and then whether their sessions are counted.
+    pub(super) fn signal(&self) -> Option<bool> {
+        match self.manner {
+            Manner::Orders(_) => None,
+            Manner::Signal { counted } => Some(counted),
+        }
+    }
+
+    pub(super) fn via(&self) -> Via {
+        match (self.auto, self.signal()) {
+            (Some(_), _) => Via::Auto,
+            (None, Some(_)) => Via::Signal,
+            (None, None) => Via::Protocol,
+        }
+    }
+
+    /// Whether pods answer the drain protocol, as far as known.
+    pub(super) fn speaks(&self) -> Option<bool> {
+        match self.auto {
+            None => Some(self.signal().is_none()),
+            Some(Answer::Yes) => Some(true),
+            Some(Answer::No) => Some(false),
+            Some(Answer::NotYet) => None,
+        }
+    }
+
+    pub(super) fn mode(&self) -> DrainMode {
+        match self.manner {
+            Manner::Orders(mode) => mode,
+            Manner::Signal { .. } => DrainMode::Ask,
+        }
+    }
 }
 
 /// The cluster.
@@ -82,6 +137,8 @@ pub(super) struct World {
     pub fails: Option<usize>,
     pub refuses_status: bool,
     pub foreign_at: i64,
+    /// Pods that were deleted as the order itself.
+    pub dismissed: Vec<String>,
     pub last_trouble: i64,
     pub lost_status: bool,
     // findings
@@ -118,6 +175,7 @@ impl World {
             fails: None,
             refuses_status: false,
             foreign_at: i64::MIN / 2,
+            dismissed: Vec::new(),
             last_trouble: 0,
             lost_status: false,
             arrivals: BTreeMap::new(),
@@ -236,6 +294,8 @@ fn rollout(case: &Case) -> ValidatedRollout {
                 "budget": {"connectsPerSecond": case.budget},
                 "deadline": "40s", "onDeadline": if case.closes { "Close" } else { "Wait" },
                 "notice": {"hint": case.hint},
+                "via": case.via(),
+                "mode": case.mode(),
             },
             "rehearsal": {"timeout": "2s"},
             "capacity": {"minReadyPercent": case.min_ready},

@@ -4,6 +4,7 @@
 //! then it is empty; what becomes of it is decided elsewhere.
 
 mod orders;
+pub mod signal;
 #[cfg(test)]
 mod tests;
 
@@ -110,7 +111,8 @@ pub fn known<'a>(pods: impl Iterator<Item = &'a PodView>, max: usize) -> Vec<Wav
         .collect()
 }
 
-fn whole(pod: &PodView) -> WavePod {
+/// A pod whose sessions all leave.
+pub fn whole(pod: &PodView) -> WavePod {
     WavePod {
         name: pod.name.clone(),
         uid: pod.uid.clone(),

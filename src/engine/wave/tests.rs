@@ -49,6 +49,7 @@ fn wave(pods: Vec<WavePod>) -> Wave {
         elapsed_ms: 0,
         ticked_at: at(0),
         window: None,
+        settling: None,
         leave_rotation: true,
         pods,
     }
