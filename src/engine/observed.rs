@@ -6,7 +6,7 @@ use jiff::Timestamp;
 
 use super::evidence::{ProbeEvidence, ProbeTarget, RehearsalReport};
 use crate::api::spec::Via;
-use crate::api::status::Request;
+use crate::api::status::{Request, Returned};
 use crate::api::{RolloutStatus, ValidatedRollout};
 
 /// One moment of a rollout and of everything that belongs to it.
@@ -40,6 +40,8 @@ pub struct Observed {
     pub problems: Vec<Problem>,
     /// Sessions that ended without an announcement since the last observation.
     pub unannounced: u64,
+    /// What became of the sessions that the release moved, by the pods' own account; `None` where they do not tell.
+    pub accounts: Option<Returned>,
     /// Fresh random text, URL-safe, for ids and pins.
     pub entropy: String,
 }

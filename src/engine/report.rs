@@ -77,6 +77,8 @@ impl Work<'_> {
             self.status.drain.get_or_insert_default();
         }
         if let Some(drain) = &mut self.status.drain {
+            // Kept when the release ends, or nobody tells any more.
+            drain.returned = self.obs.accounts.clone().or(drain.returned.take());
             drain.rate = (rate * 10.0).round() / 10.0;
             drain.eta_seconds = left
                 .filter(|left| *left > 0 && usable > 0.0)

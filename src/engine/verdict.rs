@@ -2,7 +2,10 @@
 
 use super::evidence::ProbeEvidence;
 use crate::api::spec::{BreachAction, Thresholds};
-use crate::api::status::Baseline;
+use crate::api::status::{Baseline, Returned};
+
+/// The threshold that judges users and not probes.
+pub const USERS_RETURN: &str = "UsersReturn";
 
 /// What the evidence says. Each carries one sentence with its numbers.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -33,6 +36,8 @@ pub struct Evidence<'a> {
     pub stable: Option<&'a ProbeEvidence>,
     /// Users' sessions whose state the new revision's pods did not find.
     pub users_state_lost: u64,
+    /// What became of the users' sessions that were moved.
+    pub users: Option<&'a Returned>,
     /// Reconnect times before the release moved anybody.
     pub baseline: Option<Baseline>,
 }
@@ -45,12 +50,18 @@ pub fn judge(thresholds: &Thresholds, evidence: Evidence<'_>) -> Judgement {
         success(thresholds, evidence),
         unannounced(thresholds, evidence),
         time(thresholds, evidence),
+        users_return(thresholds, evidence),
     ];
     if let Some(worst) = found.into_iter().flatten().min_by_key(severity) {
         return worst;
     }
+    samples(thresholds, evidence.canary)
+}
+
+/// Whether the probes' sample is large and good enough to go on.
+pub fn samples(thresholds: &Thresholds, canary: Option<&ProbeEvidence>) -> Judgement {
     let limits = &thresholds.reconnect_success;
-    let Some(canary) = evidence.canary else {
+    let Some(canary) = canary else {
         return Judgement::Inconclusive("no probe has reported yet".to_owned());
     };
     let figures = &canary.window;
@@ -208,6 +219,29 @@ fn time(thresholds: &Thresholds, evidence: Evidence<'_>) -> Option<Judgement> {
     })
 }
 
+/// Fewer of the moved users came back than do by themselves on the old revision. Dormant ones are in neither count.
+fn users_return(thresholds: &Thresholds, evidence: Evidence<'_>) -> Option<Judgement> {
+    let limit = &thresholds.users_return;
+    let users = evidence.users?;
+    let natural = users.natural_percent?;
+    let told = users.back + users.missing;
+    if told < i64::from(limit.min_samples) {
+        return None;
+    }
+    let percent = users.back as f64 * 100.0 / told as f64;
+    (percent < natural - f64::from(limit.max_drop_percent)).then(|| Judgement::Breach {
+        reason: USERS_RETURN,
+        message: format!(
+            "{} of {told} moved sessions of users came back within {} s ({percent:.1} %), {natural:.1} % do on the old revision, at \
+             most {} points less may",
+            users.back,
+            limit.within.0.as_secs(),
+            limit.max_drop_percent
+        ),
+        action: limit.action,
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -246,6 +280,7 @@ mod tests {
                 canary,
                 stable,
                 users_state_lost: 0,
+                users: None,
                 baseline,
             },
         )
@@ -300,6 +335,7 @@ mod tests {
             canary: None,
             stable: None,
             users_state_lost: 1,
+            users: None,
             baseline: None,
         };
         assert_eq!(reason(&judge(&Thresholds::default(), users)), "StateLoss");
@@ -313,6 +349,39 @@ mod tests {
             reason(&judged(Some(&bad), Some(&seen(100, 100)))),
             "ReconnectSuccess"
         );
+    }
+
+    #[rstest::rstest]
+    #[case(88, 12, Some(97.0), "pass")]
+    #[case(86, 14, Some(97.0), "UsersReturn")]
+    #[case(20, 29, Some(97.0), "pass")]
+    #[case(10, 90, None, "pass")]
+    #[case(60, 40, Some(65.0), "pass")]
+    fn users_are_judged_against_how_many_come_back_by_themselves(
+        #[case] back: i64,
+        #[case] missing: i64,
+        #[case] natural_percent: Option<f64>,
+        #[case] expected: &str,
+    ) {
+        let users = Returned {
+            back,
+            missing,
+            natural_percent,
+            ..Returned::default()
+        };
+        let canary = seen(100, 100);
+        let evidence = Evidence {
+            canary: Some(&canary),
+            stable: None,
+            users_state_lost: 0,
+            users: Some(&users),
+            baseline: None,
+        };
+        let verdict = judge(&Thresholds::default(), evidence);
+        assert_eq!(reason(&verdict), expected);
+        if let Judgement::Breach { action, .. } = verdict {
+            assert_eq!(action, BreachAction::Warn, "phones sleep");
+        }
     }
 
     #[rstest::rstest]

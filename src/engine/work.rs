@@ -14,7 +14,8 @@ use super::wave::Terms;
 use crate::api::RolloutStatus;
 use crate::api::spec::HintKind;
 use crate::api::status::{
-    AtStep, PauseReason, Paused, Release, RollingBack, Since, State, Verdict, Wave, WaveReason, Weight,
+    AtStep, PauseReason, Paused, Release, Returned, RollingBack, Since, State, Verdict, Wave, WaveReason,
+    Weight,
 };
 
 /// Upgrades of one look: so many have to agree.
@@ -261,9 +262,16 @@ impl<'a> Work<'a> {
                 canary: self.obs.evidence_of(ProbeTarget::Canary),
                 stable: self.obs.evidence_of(ProbeTarget::Stable),
                 users_state_lost: lost,
+                users: self.returned(),
                 baseline: release.baseline,
             },
         )
+    }
+
+    /// What became of the sessions that this release moved, as far as it was ever told.
+    pub(super) fn returned(&self) -> Option<&Returned> {
+        let before = self.status.drain.as_ref().and_then(|d| d.returned.as_ref());
+        self.obs.accounts.as_ref().or(before)
     }
 
     /// Notes a verdict. True where it is another one than before.

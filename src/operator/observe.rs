@@ -134,6 +134,7 @@ pub async fn observe(
         evidence,
         problems,
         unannounced,
+        accounts: None,
         entropy: entropy(),
         rollout,
     };

@@ -1,12 +1,26 @@
 //! Which pods let go of their sessions next.
 
-use crate::api::spec::{DrainMode, HintKind, MoveSessions, Via};
+use crate::api::spec::{DrainMode, HintKind, MoveSessions, Step, Via};
 use crate::api::status::{AtStep, Release, State, Wave, WavePod, WaveReason};
 use crate::engine::evidence::ProbeTarget;
 use crate::engine::observed::{PodView, RevisionView};
 use crate::engine::plan::Note;
 use crate::engine::wave;
 use crate::engine::work::Work;
+
+/// Fewer returned sessions decide nothing about strays.
+const LEAST_RETURNED: i64 = 20;
+/// With more strays than this nobody is moved before the last step.
+const MOST_STRAYS_PERCENT: i64 = 20;
+
+/// How a step below weight 100 moves sessions.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, strum::IntoStaticStr)]
+enum Way {
+    /// By a hint that the pins route matches.
+    Pinned,
+    /// Not at all: the last step moves everybody.
+    None,
+}
 
 impl Work<'_> {
     /// Fewer replicas: pods that are not in rotation leave first, then the emptiest, drained like any other.
@@ -96,16 +110,7 @@ impl Work<'_> {
             // Nobody is asked; the old revision is left to its sessions after the last verdict.
             self.enter(State::Analysing(self.at(at.step)));
         } else if step.weight < 100 {
-            let pods = if pinned(&release, step.move_sessions) {
-                self.wave_pods(step.weight)
-            } else {
-                Vec::new()
-            };
-            if pods.is_empty() {
-                self.enter(State::Analysing(self.at(at.step)));
-            } else {
-                self.start_wave(WaveReason::Rollout, release.stable, pods, true);
-            }
+            self.move_early(at, &release, &step);
         } else if self.by_signal(&release.stable) {
             self.dismiss_next(at, release.stable, &stable, &canary);
         } else if stable.is_empty() && stable.sessions() == 0 {
@@ -123,6 +128,59 @@ impl Work<'_> {
             let pods = self.last_pods(&stable, &canary);
             self.start_wave(WaveReason::Rollout, release.stable, pods, false);
         }
+    }
+
+    /// A step below weight 100 moves its share, where there is a way that moves nobody twice.
+    fn move_early(&mut self, at: &AtStep, release: &Release, step: &Step) {
+        let (way, why) = self.way(release, step.move_sessions);
+        let pods = match way {
+            Way::Pinned => self.wave_pods(step.weight),
+            Way::None => Vec::new(),
+        };
+        // As the step begins to move, or where it ends without.
+        if way == Way::None || self.state().since() == self.now {
+            let name: &'static str = way.into();
+            self.notes.push(Note::normal(
+                "MoveSessions",
+                format!("step {}: {name}, {why}", at.step + 1),
+            ));
+        }
+        if pods.is_empty() {
+            self.enter(State::Analysing(self.at(at.step)));
+        } else {
+            self.start_wave(WaveReason::Rollout, release.stable.clone(), pods, true);
+        }
+    }
+
+    /// How a step moves sessions, and why so.
+    fn way(&self, release: &Release, wanted: MoveSessions) -> (Way, String) {
+        let none = |why: &str| (Way::None, why.to_owned());
+        if wanted == MoveSessions::None {
+            return none("the step says so");
+        }
+        if release.via == Some(Via::Signal) {
+            return none("pods that go by SIGTERM cannot be told where to lead their clients");
+        }
+        if let Some(strays) = self.too_many_strays() {
+            return none(&strays);
+        }
+        let hint = release.drain.notice.hint;
+        if wanted != MoveSessions::Window && hint != HintKind::None {
+            return (
+                Way::Pinned,
+                format!("asked sessions come back by the hint {hint:?}"),
+            );
+        }
+        none("drain.notice.hint is None")
+    }
+
+    /// Clients that came back on the wrong revision would be moved again and again.
+    fn too_many_strays(&self) -> Option<String> {
+        let returned = self.returned()?;
+        let (strays, back) = (returned.strays, returned.back);
+        (back >= LEAST_RETURNED && strays * 100 > back * MOST_STRAYS_PERCENT).then(|| {
+            format!("{strays} of {back} moved sessions came back on the old revision: they are left for the last step")
+        })
     }
 
     /// The last step where deletion is the order: pod after pod, as far as the way back allows. Those that are kept for it hold
@@ -242,11 +300,4 @@ impl Work<'_> {
             pods,
         });
     }
-}
-
-/// Whether a step moves sessions by the hint. `Auto` needs one to be configured.
-fn pinned(release: &Release, how: MoveSessions) -> bool {
-    let asks = release.drain.mode != DrainMode::Leave && release.via != Some(Via::Signal);
-    asks && matches!(how, MoveSessions::Auto | MoveSessions::Pinned)
-        && release.drain.notice.hint != HintKind::None
 }

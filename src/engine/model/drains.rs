@@ -2,7 +2,7 @@
 
 use super::phases::{case, reach, releasing};
 use super::world::{Case, World};
-use crate::api::status::Pace;
+use crate::api::status::{Pace, Returned};
 
 fn pace(world: &World) -> Option<Pace> {
     world.status.drain.as_ref().and_then(|d| d.pace.clone())
@@ -64,4 +64,49 @@ fn the_end_is_estimated_while_sessions_are_left_to_move() {
     assert!(late < early && late >= 1, "{early} s, then {late} s");
     reach(&mut world, "Soaking");
     assert_eq!(eta(&world), None);
+}
+
+#[test]
+fn too_many_strays_stop_the_moves_before_the_last_step() {
+    let mut world = releasing(Case {
+        steps: vec![(10, Some(1)), (50, Some(1)), (75, Some(1)), (100, Some(1))],
+        ..case()
+    });
+    world.until(100_000, |w| {
+        w.status.weight.as_ref().is_some_and(|w| w.desired == 50)
+    });
+    world.accounts = Some(Returned {
+        moved: 30,
+        back: 25,
+        on_target: 19,
+        strays: 6,
+        ..Returned::default()
+    });
+    world.run(500);
+    let before = world.users_of("bbb");
+    assert_eq!(
+        world
+            .status
+            .drain
+            .as_ref()
+            .unwrap()
+            .returned
+            .as_ref()
+            .unwrap()
+            .strays,
+        6
+    );
+    let last = |w: &World| w.status.weight.as_ref().is_some_and(|w| w.desired == 100);
+    while !last(&world) {
+        assert_eq!(world.users_of("bbb"), before, "left for the last step");
+        world.run(250);
+    }
+    assert!(
+        world
+            .trace
+            .iter()
+            .any(|l| l.contains("MoveSessions") && l.contains("6 of 25 moved sessions"))
+    );
+    reach(&mut world, "Soaking");
+    assert_eq!(world.users_of("bbb"), 60);
 }

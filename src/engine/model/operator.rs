@@ -63,6 +63,7 @@ impl World {
             evidence: self.evidence(),
             problems: Vec::new(),
             unannounced: self.unannounced,
+            accounts: self.accounts.clone(),
             entropy: {
                 let mut dice = Dice::new(self.now as u64);
                 format!("{:016x}{:016x}{:016x}", dice.next(), dice.next(), dice.next())

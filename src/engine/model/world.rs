@@ -11,7 +11,7 @@ use super::pods::Pod;
 use super::probes::Run;
 use super::{Dice, Fault};
 use crate::api::spec::{DrainMode, HintKind, Via};
-use crate::api::status::Request;
+use crate::api::status::{Request, Returned};
 use crate::api::{RolloutStatus, ValidatedRollout};
 use crate::engine::Plan;
 use crate::engine::observed::{Look, PinRule};
@@ -126,6 +126,8 @@ pub(super) struct World {
     pub pins: Option<Vec<PinRule>>,
     pub gateway: Gateway,
     pub look: Option<Look>,
+    /// What the pods tell of moved sessions.
+    pub accounts: Option<Returned>,
     pub probes: Option<Run>,
     pub sessions: Vec<Session>,
     pub request: Option<Request>,
@@ -165,6 +167,7 @@ impl World {
             pins: None,
             gateway: Gateway::default(),
             look: None,
+            accounts: None,
             probes: None,
             sessions: Vec::new(),
             request: None,
