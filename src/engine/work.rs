@@ -351,6 +351,9 @@ impl<'a> Work<'a> {
         let Some(wave) = self.status.wave.take() else {
             return;
         };
+        if let Some(window) = &wave.window {
+            self.ask_weight(window.weight);
+        }
         if let Some(drain) = &mut self.status.drain {
             for pod in &wave.pods {
                 let asked = pod.count.or(pod.sessions).unwrap_or_default();
@@ -443,6 +446,7 @@ impl<'a> Work<'a> {
             budget,
             pace: limit.min(budget),
             adaptive,
+            hold: false,
             mode,
             max_pods: spec.capacity.max_draining_pods,
             deadline: deadline.0,
