@@ -184,7 +184,7 @@ impl Work<'_> {
                 format!("asked sessions come back by the hint {hint:?}"),
             );
         }
-        if let Some(reason) = self.no_window(release) {
+        if let Some(reason) = no_window(release) {
             return none(&reason);
         }
         (
@@ -194,17 +194,6 @@ impl Work<'_> {
                 release.programming_ms.unwrap_or_default()
             ),
         )
-    }
-
-    /// Why a window would not fit.
-    fn no_window(&self, release: &Release) -> Option<String> {
-        match release.programming_ms {
-            None => Some("nobody knows how fast the gateway follows".to_owned()),
-            Some(ms) if ms > SLOWEST_GATEWAY_MS => Some(format!(
-                "drain.notice.hint is None, and a window needs a gateway that follows within {SLOWEST_GATEWAY_MS} ms: this one takes {ms}"
-            )),
-            Some(_) => None,
-        }
     }
 
     /// Clients that came back on the wrong revision would be moved again and again.
@@ -344,5 +333,16 @@ impl Work<'_> {
             leave_rotation,
             pods,
         });
+    }
+}
+
+/// Why a window would not fit.
+fn no_window(release: &Release) -> Option<String> {
+    match release.programming_ms {
+        None => Some("nobody knows how fast the gateway follows".to_owned()),
+        Some(ms) if ms > SLOWEST_GATEWAY_MS => Some(format!(
+            "drain.notice.hint is None, and a window needs a gateway that follows within {SLOWEST_GATEWAY_MS} ms: this one takes {ms}"
+        )),
+        Some(_) => None,
     }
 }
