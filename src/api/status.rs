@@ -502,7 +502,10 @@ pub struct Wave {
     pub elapsed_ms: i64,
     /// When `elapsedMs` was last added to.
     pub ticked_at: Timestamp,
-    /// The window in which its clients come back, where it moves by one.
+    /// Whether it moves in a window.
+    #[serde(default)]
+    pub windowed: bool,
+    /// The window in which its clients come back, while it is open.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub window: Option<Window>,
     /// For a pod that went by SIGTERM: since when the sessions on the other pods stand still.

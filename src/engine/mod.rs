@@ -7,6 +7,7 @@
 //! - `release`: how a release begins, is requested on, and ends
 //! - `act`: what the phase asks of the cluster, as the difference to what is there
 //! - `wave`, `budget`, `pace`: who lets go of sessions next, and how fast
+//! - `windows`: the new revision gets every new connection while a wave's clients come back
 //! - `via`: who lets a revision's sessions go; `leaving`: revisions that nobody may cut
 //! - `report`: what the phase looks like to people
 
@@ -24,6 +25,7 @@ mod report;
 pub mod verdict;
 mod via;
 pub mod wave;
+mod windows;
 mod work;
 
 #[cfg(test)]

@@ -113,6 +113,10 @@ impl Work<'_> {
             (Verb::Abort, State::Initializing(_) | State::Healthy(_) | State::RolledBack(_)) => {
                 Err(format!("no release is under way ({phase})"))
             }
+            (Verb::Abort, _) if self.way_back_is_gone() => Err(format!(
+                "the ReplicaSet of revision {} was deleted: there is nothing to go back to; release its template again",
+                self.stable_hash()
+            )),
             (Verb::Abort, _) => {
                 self.roll_back("Aborted", "aborted by request".to_owned(), true);
                 Ok("release goes back".to_owned())

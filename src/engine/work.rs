@@ -336,8 +336,27 @@ impl<'a> Work<'a> {
         }));
     }
 
+    /// Whether somebody deleted the old revision's ReplicaSet while the new one serves: its template is gone with it.
+    pub(super) fn way_back_is_gone(&self) -> bool {
+        let Some(release) = self.release() else {
+            return false;
+        };
+        let gone = !self.obs.revisions.contains_key(&release.stable);
+        gone && release.rehearsed && self.canary().in_rotation() > 0
+    }
+
     /// Weights first, then capacity, then the sessions.
     pub(super) fn roll_back(&mut self, reason: &str, message: String, reject: bool) {
+        if self.way_back_is_gone() {
+            self.notes.push(Note::warning(
+                "RollbackImpossible",
+                format!(
+                    "{reason}: {message}; the ReplicaSet of revision {} was deleted, so the new one stays",
+                    self.stable_hash()
+                ),
+            ));
+            return;
+        }
         self.drop_wave();
         self.notes.push(if reject {
             Note::warning("RollingBack", format!("{reason}: {message}"))
@@ -360,6 +379,9 @@ impl<'a> Work<'a> {
         let Some(wave) = self.status.wave.take() else {
             return;
         };
+        if let Some(window) = &wave.window {
+            self.ask_weight(window.weight);
+        }
         if let Some(drain) = &mut self.status.drain {
             for pod in &wave.pods {
                 let asked = pod.count.or(pod.sessions).unwrap_or_default();
@@ -452,6 +474,7 @@ impl<'a> Work<'a> {
             budget,
             pace: limit.min(budget),
             adaptive,
+            hold: false,
             mode,
             max_pods: spec.capacity.max_draining_pods,
             deadline: deadline.0,

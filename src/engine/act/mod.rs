@@ -65,7 +65,7 @@ impl Work<'_> {
             }),
             State::Surging(_) if !release.rehearsed => None,
             State::Initializing(_) | State::RollingBack(_) | State::RolledBack(_) | State::Healthy(_) => None,
-            state => Some(fleet(release, &state, self.desired_weight())),
+            state => Some(fleet(release, &state, self.step_weight())),
         }
     }
 

@@ -72,6 +72,10 @@ impl Work<'_> {
             // Its deadline is over: there is nothing more to wait for.
             terms.mode = DrainMode::Ask;
         }
+        if wave.windowed {
+            terms.hint = None;
+            terms.hold = !self.window_is_open(&wave);
+        }
         if !self.ways_are_open(&wave, &terms) || self.earlier_orders(&wave) {
             // Who is moved now would be moved again.
             self.status.wave = Some(wave);
@@ -92,7 +96,7 @@ impl Work<'_> {
         self.wave_left = progress.left;
         self.overdue = progress.overdue;
         self.actions.extend(progress.actions);
-        if !progress.done || !self.settle_wave(&wave, &revision, &terms) {
+        if !progress.done || wave.windowed || !self.settle_wave(&wave, &revision, &terms) {
             self.status.wave = Some(wave);
             return;
         }
@@ -141,7 +145,7 @@ impl Work<'_> {
 
     /// Whether a pod that does not answer may still be at work by an order of an earlier wave, which nobody could take back: its
     /// lease has to run out before others get the budget.
-    fn earlier_orders(&self, wave: &Wave) -> bool {
+    pub(in crate::engine) fn earlier_orders(&self, wave: &Wave) -> bool {
         let mine = |pod: &PodView| wave.pods.iter().any(|e| e.uid == pod.uid);
         let fresh = wave.ordered_at.is_none() && self.since(wave.since) < wave::LEASE + wave::LONGEST_LEAD;
         let silent = |pod: &PodView| pod.sessions.is_none() && !mine(pod);

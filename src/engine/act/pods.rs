@@ -38,7 +38,7 @@ impl Work<'_> {
         let wanted_canary = match state {
             State::Surging(at) => self.canary_target(at.step),
             // It carries everybody: more replicas are its own.
-            State::Moving(at) | State::Analysing(at) if self.desired_weight() == 100 => {
+            State::Moving(at) | State::Analysing(at) if self.step_weight() == 100 => {
                 self.canary_target(at.step)
             }
             State::Finishing(_) | State::Soaking(_) => replicas,

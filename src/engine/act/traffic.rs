@@ -111,7 +111,7 @@ impl Work<'_> {
     }
 
     /// Whether the routes say this weight, and the gateway was seen to follow.
-    pub(super) fn weight_is(&self, release: &Release, wanted: i32) -> bool {
+    pub(in crate::engine) fn weight_is(&self, release: &Release, wanted: i32) -> bool {
         let weight = self.status.weight.as_ref();
         weight.is_some_and(|w| w.desired == wanted && w.programmed == Some(wanted))
             && self.written_weight(release) == Some(wanted)

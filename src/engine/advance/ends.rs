@@ -68,6 +68,17 @@ impl Work<'_> {
             self.enter(State::Healthy(Since { since: self.now }));
             return;
         };
+        if self.way_back_is_gone() {
+            let message = format!(
+                "the ReplicaSet of revision {} was deleted in the rollback: revision {} stays",
+                release.stable, release.canary
+            );
+            self.notes.push(Note::warning("RollbackImpossible", message));
+            self.drop_wave();
+            self.ask_weight(100);
+            self.enter(State::Finishing(Since { since: self.now }));
+            return;
+        }
         let (stable, canary) = (self.stable(), self.canary());
         self.take_back(&release.stable);
         let gone = self.canary_is_gone();

@@ -27,6 +27,7 @@ impl Work<'_> {
         self.close_overdue();
         self.expose();
         self.weight_is_programmed();
+        self.windows();
         self.watch();
         for _ in 0..HOPS {
             let before = self.status.state.clone();

@@ -6,6 +6,7 @@ use crate::engine::evidence::ProbeTarget;
 use crate::engine::observed::{PodView, RevisionView};
 use crate::engine::plan::Note;
 use crate::engine::wave;
+use crate::engine::windows::SLOWEST_GATEWAY_MS;
 use crate::engine::work::Work;
 
 /// Fewer returned sessions decide nothing about strays.
@@ -18,6 +19,8 @@ const MOST_STRAYS_PERCENT: i64 = 20;
 enum Way {
     /// By a hint that the pins route matches.
     Pinned,
+    /// In a window in which the new revision gets every new connection.
+    Window,
     /// Not at all: the last step moves everybody.
     None,
 }
@@ -86,8 +89,10 @@ impl Work<'_> {
             return;
         };
         if let Some(wave) = &self.status.wave {
+            // A window has a time of its own.
             // Only what cannot be programmed keeps a wave from its first order.
             let waits = wave.ordered_at.is_none()
+                && !wave.windowed
                 && wave.reason == WaveReason::Rollout
                 && self.since(wave.since) > self.obs.rollout.spec.progress_deadline.0;
             if waits {
@@ -99,6 +104,10 @@ impl Work<'_> {
         let canary = self.canary();
         if canary.ready() < self.canary_target(at.step) {
             self.enter(State::Surging(self.at(at.step)));
+            return;
+        }
+        if step.weight < 100 && !self.weight_is_programmed() {
+            // A window was closed, and the gateway has not followed yet.
             return;
         }
         if self.desired_weight() != i32::from(step.weight) {
@@ -134,7 +143,8 @@ impl Work<'_> {
     fn move_early(&mut self, at: &AtStep, release: &Release, step: &Step) {
         let (way, why) = self.way(release, step.move_sessions);
         let pods = match way {
-            Way::Pinned => self.wave_pods(step.weight),
+            Way::Pinned => self.wave_pods(step.weight, u64::MAX),
+            Way::Window => self.wave_pods(step.weight, self.window_holds()),
             Way::None => Vec::new(),
         };
         // As the step begins to move, or where it ends without.
@@ -149,6 +159,9 @@ impl Work<'_> {
             self.enter(State::Analysing(self.at(at.step)));
         } else {
             self.start_wave(WaveReason::Rollout, release.stable.clone(), pods, true);
+            if let Some(wave) = self.status.wave.as_mut().filter(|_| way == Way::Window) {
+                wave.windowed = true;
+            }
         }
     }
 
@@ -171,7 +184,16 @@ impl Work<'_> {
                 format!("asked sessions come back by the hint {hint:?}"),
             );
         }
-        none("drain.notice.hint is None")
+        if let Some(reason) = no_window(release) {
+            return none(&reason);
+        }
+        (
+            Way::Window,
+            format!(
+                "the gateway follows within {} ms",
+                release.programming_ms.unwrap_or_default()
+            ),
+        )
     }
 
     /// Clients that came back on the wrong revision would be moved again and again.
@@ -222,7 +244,7 @@ impl Work<'_> {
     /// Pods of the old revision for the next wave of a step below weight 100.
     ///
     /// As many as can leave rotation while ready capacity holds and one is left for the users that the weight still sends there.
-    fn wave_pods(&self, weight: u8) -> Vec<WavePod> {
+    fn wave_pods(&self, weight: u8, most: u64) -> Vec<WavePod> {
         let (stable, canary) = (self.stable(), self.canary());
         let spare = (stable.in_rotation() + canary.in_rotation()).saturating_sub(self.limits.required);
         let max = spare.min(stable.in_rotation().saturating_sub(1));
@@ -239,7 +261,18 @@ impl Work<'_> {
         if max == 0 || need == 0 || need * 50 < total {
             return Vec::new();
         }
-        wave::choose(stable.live().filter(|p| p.serving), need, max as usize)
+        // Who stayed for the sake of capacity, and is empty, has nobody to move.
+        let holds = |p: &&PodView| p.serving && p.sessions.as_ref().is_some_and(|s| s.open > 0);
+        let split = need > most;
+        let mut pods = wave::choose(stable.live().filter(holds), need.min(most), max as usize);
+        if split {
+            // A fifth too many would not fit.
+            for pod in &mut pods {
+                let open = pod.sessions.unwrap_or_default();
+                pod.count = pod.count.or((open > most as i64).then_some(most as i64));
+            }
+        }
+        pods
     }
 
     pub(in crate::engine) fn start_wave(
@@ -294,10 +327,22 @@ impl Work<'_> {
             ordered_at: None,
             elapsed_ms: 0,
             ticked_at: self.now,
+            windowed: false,
             window: None,
             settling: None,
             leave_rotation,
             pods,
         });
+    }
+}
+
+/// Why a window would not fit.
+fn no_window(release: &Release) -> Option<String> {
+    match release.programming_ms {
+        None => Some("nobody knows how fast the gateway follows".to_owned()),
+        Some(ms) if ms > SLOWEST_GATEWAY_MS => Some(format!(
+            "drain.notice.hint is None, and a window needs a gateway that follows within {SLOWEST_GATEWAY_MS} ms: this one takes {ms}"
+        )),
+        Some(_) => None,
     }
 }

@@ -56,11 +56,34 @@ impl World {
         }
     }
 
+    /// All new connections go to the new revision before the last step only in a window that status names and that has an end.
+    fn check_window(&mut self, plan: &Plan) {
+        let status = &plan.status;
+        let (Some(State::Moving(at)), Some(release), Some(weight)) =
+            (&status.state, &status.release, &status.weight)
+        else {
+            return;
+        };
+        let step = release
+            .steps
+            .get(at.step as usize)
+            .map_or(100, |s| i32::from(s.weight));
+        let window = status.wave.as_ref().and_then(|w| w.window.as_ref());
+        let named = window.is_some_and(|w| w.weight == step);
+        if weight.desired > step && !named {
+            self.fail(format!(
+                "weight {} at a step of {step}, and no window is named",
+                weight.desired
+            ));
+        }
+    }
+
     pub(super) fn check_plan(&mut self, observed: &Observed, plan: &Plan) {
         let text = serde_json::to_string(&plan.status).unwrap();
         if text.len() > STATUS_BYTES {
             self.fail(format!("the status weighs {} bytes", text.len()));
         }
+        self.check_window(plan);
         // Ready pods in rotation, after all that this plan takes out.
         let (before, after) = rotation(observed, plan);
         let required = crate::engine::capacity::Limits::of(&observed.rollout).required;
@@ -250,6 +273,18 @@ impl World {
         let pod = self.pods.iter().find(|p| p.uid == order.uid).cloned();
         let Some(pod) = pod else { return };
         self.check_routed(&pod.uid);
+        let windowed = self.status.wave.as_ref().is_some_and(|w| w.windowed);
+        let share = self
+            .status
+            .release
+            .as_ref()
+            .and_then(|r| self.gateway.plane().weights.get(&r.canary_slot).copied());
+        if named && windowed && share != Some(100) && !self.foreign_lately() {
+            self.fail(format!(
+                "{} is asked to let go in a window that is not open",
+                pod.uid
+            ));
+        }
         if rehearsal && self.users_on(&pod.uid) > 0 && self.foreign_at < 0 {
             self.fail(format!("users are on {} in the rehearsal", pod.uid));
         }

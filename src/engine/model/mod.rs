@@ -9,7 +9,7 @@
 //! - `probes`: what rehearsal and fleet report of a good or a bad version
 //! - `checks`: the invariants
 //! - `faults`: what goes wrong, and when
-//! - `properties`: what holds in every run; `phases`, `requests`, `drains`, `leave`, `signal`, `trouble`: one scenario each
+//! - `properties`: what holds in every run; `phases`, `requests`, `drains`, `leave`, `signal`, `windows`, `trouble`: one scenario each
 
 mod checks;
 mod clients;
@@ -26,6 +26,7 @@ mod properties;
 mod requests;
 mod signal;
 mod trouble;
+mod windows;
 mod world;
 
 use faults::{Fault, Happening};

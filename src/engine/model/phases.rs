@@ -101,6 +101,7 @@ fn small_services_are_released_too(
 fn without_a_hint_nobody_moves_before_the_last_step() {
     let mut world = releasing(Case {
         hint: HintKind::None,
+        lag: 2_500,
         ..case()
     });
     let last = |w: &World| w.status.weight.as_ref().is_some_and(|w| w.desired == 100);

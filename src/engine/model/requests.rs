@@ -246,3 +246,33 @@ fn replicas_may_change_in_mid_release() {
     assert_eq!((world.users_of("bbb"), world.all_unannounced), (60, 0));
     assert!(matches!(world.status.state, Some(State::Soaking(_))));
 }
+
+#[test]
+fn a_way_back_that_somebody_deleted_is_named_and_not_waited_for() {
+    let mut world = at("Soaking");
+    world.sets.remove("aaa");
+    ask(&mut world, Verb::Abort);
+    assert!(!accepted(&world));
+    let answer = world.status.last_request.clone().unwrap().message;
+    assert!(
+        answer.contains("the ReplicaSet of revision aaa was deleted"),
+        "{answer}"
+    );
+    reach(&mut world, "Healthy");
+    assert_eq!(
+        (world.status.stable.as_deref(), world.users_of("bbb")),
+        (Some("bbb"), 60)
+    );
+}
+
+#[test]
+fn a_way_back_that_is_deleted_in_a_rollback_ends_on_the_new_revision() {
+    let mut world = at("Soaking");
+    ask(&mut world, Verb::Abort);
+    assert_eq!(world.phase(), "RollingBack");
+    world.sets.remove("aaa");
+    world.pods.retain(|p| p.revision != "aaa");
+    reach(&mut world, "Healthy");
+    assert!(world.trace.iter().any(|l| l.contains("RollbackImpossible")));
+    assert_eq!((world.users_of("bbb"), world.all_unannounced), (60, 0));
+}

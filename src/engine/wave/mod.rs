@@ -34,6 +34,8 @@ pub struct Terms {
     pub pace: f64,
     /// Whether the pace follows what is seen of reconnects.
     pub adaptive: bool,
+    /// Whether nobody is asked in this round, though pods may leave rotation.
+    pub hold: bool,
     /// How politely sessions are asked.
     pub mode: DrainMode,
     /// Most pods under orders at one time.
@@ -221,7 +223,9 @@ pub fn advance(wave: &mut Wave, revision: &RevisionView, terms: &Terms, now: Tim
         }
         askable.push((index, pod));
     }
-    orders::give(wave, &askable, terms, now, &mut progress);
+    if !terms.hold {
+        orders::give(wave, &askable, terms, now, &mut progress);
+    }
     progress
 }
 
