@@ -83,7 +83,9 @@ pub fn prepare(name: &str, install: bool) -> Result<Prepared> {
         Stack::Node => node(&cluster, app, dir, install),
         Stack::Python => python(&cluster, app, dir, install),
         Stack::Go => {
-            let program = toolchain::go_program(app.name, &dir)?;
+            let sources = sources(&dir)?;
+            let sources: Vec<&str> = sources.iter().map(String::as_str).collect();
+            let program = toolchain::go_program(&format!("app-{}", app.name), &dir, &sources, "-s -w")?;
             compiled(&cluster, app, dir, program)
         }
         Stack::Rust => {
@@ -211,6 +213,15 @@ fn compiled(cluster: &ClusterHandle, app: &App, dir: PathBuf, program: PathBuf) 
         run: vec![program],
         env: BTreeMap::new(),
     })
+}
+
+/// The files of a Go program, by name.
+fn sources(dir: &Path) -> Result<Vec<String>> {
+    let listed = fs::read_dir(dir).with_context(|| format!("failed to read {}", dir.display()))?;
+    let names = listed.filter_map(|entry| entry.ok()?.file_name().into_string().ok());
+    let mut names: Vec<String> = names.filter(|name| dir.join(name).is_file()).collect();
+    names.sort();
+    Ok(names)
 }
 
 /// The reference of the image; of one that its owner brings to a cluster of their own, what the environment says.

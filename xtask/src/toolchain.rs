@@ -47,29 +47,6 @@ pub fn go_program(name: &str, source: &Path, files: &[&str], linker: &str) -> Re
     Ok(dir.join(name))
 }
 
-/// The program of any other Go module of ours, static.
-pub fn go_program(name: &str, source: &Path) -> Result<PathBuf> {
-    let listed = fs::read_dir(source).with_context(|| format!("failed to read {}", source.display()))?;
-    let mut files: Vec<PathBuf> = listed.filter_map(|entry| Some(entry.ok()?.path())).collect();
-    files.sort();
-    let mut inputs = Vec::new();
-    for path in files.iter().filter(|path| path.is_file()) {
-        inputs.push(fs::read(path).with_context(|| format!("failed to read {}", path.display()))?);
-    }
-    let inputs: Vec<&[u8]> = inputs.iter().map(Vec::as_slice).collect();
-    let dir = cache::artifact(&format!("app-{name}"), &inputs, |dir| {
-        let mut build = shell::command(go()?);
-        build
-            .current_dir(source)
-            .env("CGO_ENABLED", "0")
-            .env("GOFLAGS", "-mod=readonly")
-            .args(["build", "-trimpath", "-ldflags", "-s -w", "-o"]);
-        shell::output(build.arg(dir.join(name)).arg("."))?;
-        Ok(())
-    })?;
-    Ok(dir.join(name))
-}
-
 /// The directory of a Go module's source, downloaded.
 pub fn go_source(module: &str, version: &str) -> Result<PathBuf> {
     #[derive(serde::Deserialize)]
