@@ -22,6 +22,7 @@ pub mod pace;
 pub mod plan;
 mod release;
 mod report;
+mod terms;
 pub mod verdict;
 mod via;
 pub mod wave;

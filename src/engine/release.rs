@@ -3,7 +3,6 @@
 use super::observed::Observed;
 use super::plan::Note;
 use super::work::Work;
-use crate::api::SLOTS;
 use crate::api::status::{
     Baseline, PastRelease, PauseReason, Pins, Rejected, Release, Request, RequestResult, RolledBack, Since,
     State, Verb,
@@ -209,11 +208,13 @@ impl Work<'_> {
             None => self.status.releases + 1,
         };
         let stable_slot = self.serving_slot(&stable);
-        let canary_slot = SLOTS
-            .into_iter()
+        let canary_slot = self
+            .obs
+            .rollout
+            .slots()
+            .iter()
             .find(|slot| **slot != *stable_slot)
-            .unwrap_or(SLOTS[1])
-            .to_owned();
+            .map_or_else(String::new, ToString::to_string);
         let entropy = &self.obs.entropy;
         let part = |from: usize, to: usize| entropy.get(from..to).unwrap_or("x").to_owned();
         self.status.releases = number;
@@ -259,8 +260,9 @@ impl Work<'_> {
 
     /// The slot that carries users now: of those that select the revision, the one with the greatest weight.
     fn serving_slot(&self, stable: &str) -> String {
-        SLOTS
-            .into_iter()
+        let slots = self.obs.rollout.slots();
+        slots
+            .iter()
             .filter(|slot| {
                 self.obs
                     .slots
@@ -278,8 +280,7 @@ impl Work<'_> {
                 // The first of equals: `max_by_key` would take the last.
                 (weight, std::cmp::Reverse(*slot))
             })
-            .unwrap_or(SLOTS[0])
-            .to_owned()
+            .map_or_else(String::new, ToString::to_string)
     }
 
     /// Writes the release into the history and forgets it.

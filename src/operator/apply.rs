@@ -523,20 +523,6 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_hint_by_path_is_told_whole() {
-        let wire = |url: &str| wire_hint(plan::Hint::Path("/wsroll-x".to_owned()), url);
-        assert_eq!(
-            wire("wss://chat.example.com/ws"),
-            Hint::Path("/wsroll-x/ws".to_owned())
-        );
-        assert_eq!(wire("ws://chat.example.com"), Hint::Path("/wsroll-x".to_owned()));
-        assert_eq!(
-            wire("ws://chat.example.com/a/b/?c=1"),
-            Hint::Path("/wsroll-x/a/b".to_owned())
-        );
-    }
-
-    #[test]
     fn pins_of_every_kind_are_read_as_they_were_written() {
         for kind in [
             PinKind::ProbeHeader,

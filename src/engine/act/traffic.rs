@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 
-use crate::api::SLOTS;
 use crate::api::spec::HintKind;
 use crate::api::status::{Release, State};
 use crate::engine::observed::{PinKind, PinRule};
@@ -38,8 +37,11 @@ impl Work<'_> {
             weight.programmed = weight.programmed.filter(|w| *w != weight.desired);
             weight.asked_at = self.now;
         }
-        let weights: BTreeMap<String, i32> = SLOTS
-            .into_iter()
+        let weights: BTreeMap<String, i32> = self
+            .obs
+            .rollout
+            .slots()
+            .iter()
             .map(|slot| {
                 let share = match slot {
                     _ if *slot == release.canary_slot => weight.desired,
@@ -53,7 +55,7 @@ impl Work<'_> {
     }
 
     pub(super) fn slots(&mut self, state: &State) {
-        for slot in SLOTS {
+        for slot in self.obs.rollout.slots() {
             let wanted = self.slot_revision(slot, state);
             if self.obs.slots.get(slot) != Some(&wanted) {
                 self.actions.push(Action::PointSlot {

@@ -10,7 +10,6 @@ use super::evidence::ProbeTarget;
 use super::plan::Note;
 use super::verdict::Judgement;
 use super::work::Work;
-use crate::api::SLOTS;
 use crate::api::spec::BreachAction;
 use crate::api::status::{PauseReason, Release, Since, State};
 
@@ -157,7 +156,8 @@ impl Work<'_> {
 
     /// Whether every slot selects this revision.
     fn all_slots(&self, hash: &str) -> bool {
-        SLOTS
+        let slots = self.obs.rollout.slots();
+        slots
             .iter()
             .all(|slot| self.obs.slots.get(*slot).is_some_and(|h| h == hash))
     }
