@@ -317,6 +317,7 @@ impl Drop for Relay {
     fn drop(&mut self) {
         self.conclude();
         self.count_pending(0);
+        self.peer.hang_up();
     }
 }
 
