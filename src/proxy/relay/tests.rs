@@ -98,6 +98,9 @@ async fn a_swap_that_comes_too_late_gives_nothing_back() {
     let (_proxy, peer, client, application) = relay().await;
     let (_new, near) = pair().await;
     drop((client, application));
+    while !peer.is_gone() {
+        tokio::task::yield_now().await;
+    }
     assert!(
         timeout(LIMIT, Relay::swap(&peer, ApplicationHalf::new(near, b"")))
             .await
