@@ -54,6 +54,8 @@ pub const MID_APPLICATION: u8 = 2;
 struct Mailbox {
     waker: Option<Waker>,
     mail: Vec<Mail>,
+    /// Nobody takes anything any more.
+    closed: bool,
 }
 
 /// What a session is to do.
@@ -133,6 +135,9 @@ impl Peer {
         match &self.kind {
             Kind::Socket(mailbox) => {
                 let mut mailbox = lock(mailbox);
+                if mailbox.closed {
+                    return;
+                }
                 mailbox.mail.push(mail);
                 self.has_mail.store(true, Ordering::Release);
                 if let Some(waker) = &mailbox.waker {
@@ -163,6 +168,16 @@ impl Peer {
                 std::mem::take(&mut lock(mailbox).mail)
             }
             _ => Vec::new(),
+        }
+    }
+
+    /// Its relay has ended: what is still to be done is dropped, and whoever waits for it learns that.
+    pub(super) fn hang_up(&self) {
+        if let Kind::Socket(mailbox) = &self.kind {
+            *lock(mailbox) = Mailbox {
+                closed: true,
+                ..Mailbox::default()
+            };
         }
     }
 

@@ -268,7 +268,7 @@ impl Relay {
             && self.held.is_empty()
             && self.application.0.frames.at_message()
             && self.application.0.pending() == 0;
-        let living = !self.application.0.is_told() && !self.client.0.is_told();
+        let living = !self.application.0.is_told() && !self.client.0.is_told() && !self.client.0.ended;
         if between
             && living
             && let Some(Swap { half, before }) = self.swap.take()
@@ -317,6 +317,7 @@ impl Drop for Relay {
     fn drop(&mut self) {
         self.conclude();
         self.count_pending(0);
+        self.peer.hang_up();
     }
 }
 

@@ -64,21 +64,21 @@ async fn the_application_half_changes_between_messages_and_the_client_notices_no
     expect(&mut old, &QUESTION[..3]).await;
 
     let (mut new, near) = pair().await;
-    let asked = Arc::clone(&peer);
-    let swapped = tokio::spawn(async move { Relay::swap(&asked, ApplicationHalf::new(near, b"")).await });
+    let mut swapped = Box::pin(Relay::swap(&peer, ApplicationHalf::new(near, b"")));
+    assert!(futures_util::poll!(&mut swapped).is_pending());
     // Once it is asked, the rest of this question is still the old one's, and the next is the new one's.
-    while !peer.has_mail() {
-        tokio::task::yield_now().await;
-    }
     while peer.has_mail() {
         tokio::task::yield_now().await;
     }
     client.write_all(&QUESTION[3..]).await.unwrap();
     client.write_all(QUESTION).await.unwrap();
     expect(&mut old, &QUESTION[3..]).await;
-    assert!(!swapped.is_finished(), "the answer is not complete");
+    assert!(
+        futures_util::poll!(&mut swapped).is_pending(),
+        "the answer is not complete"
+    );
     old.write_all(b"d").await.unwrap();
-    let before = timeout(LIMIT, swapped).await.unwrap().unwrap().unwrap();
+    let before = timeout(LIMIT, swapped).await.unwrap().unwrap();
     expect(&mut client, b"d").await;
     expect(&mut new, QUESTION).await;
     new.write_all(b"\x81\x03new").await.unwrap();
@@ -98,6 +98,9 @@ async fn a_swap_that_comes_too_late_gives_nothing_back() {
     let (_proxy, peer, client, application) = relay().await;
     let (_new, near) = pair().await;
     drop((client, application));
+    while !peer.is_gone() {
+        tokio::task::yield_now().await;
+    }
     assert!(
         timeout(LIMIT, Relay::swap(&peer, ApplicationHalf::new(near, b"")))
             .await
