@@ -213,8 +213,9 @@ impl Work<'_> {
             .rollout
             .slots()
             .iter()
+            .copied()
             .find(|slot| **slot != *stable_slot)
-            .map_or_else(String::new, ToString::to_string);
+            .map_or_else(String::new, str::to_owned);
         let entropy = &self.obs.entropy;
         let part = |from: usize, to: usize| entropy.get(from..to).unwrap_or("x").to_owned();
         self.status.releases = number;
@@ -263,6 +264,7 @@ impl Work<'_> {
         let slots = self.obs.rollout.slots();
         slots
             .iter()
+            .copied()
             .filter(|slot| {
                 self.obs
                     .slots
@@ -280,7 +282,7 @@ impl Work<'_> {
                 // The first of equals: `max_by_key` would take the last.
                 (weight, std::cmp::Reverse(*slot))
             })
-            .map_or_else(String::new, ToString::to_string)
+            .map_or_else(String::new, str::to_owned)
     }
 
     /// Writes the release into the history and forgets it.

@@ -338,7 +338,12 @@ async fn evicted_pods_let_their_sessions_go_in_turn() {
     harness::run("evicted", async |case| {
         case.serve(&by_sidecar("v1")).await?;
         let mut load = case.load(300).await?;
-        let before: BTreeSet<String> = case.pods().await?.iter().map(kube::ResourceExt::name_any).collect();
+        let before: BTreeSet<String> = case
+            .pods()
+            .await?
+            .iter()
+            .map(kube::ResourceExt::name_any)
+            .collect();
         // As `kubectl drain` does with the pods of a node: two of three were on it.
         let gone: Vec<&String> = before.iter().take(2).collect();
         for pod in &gone {

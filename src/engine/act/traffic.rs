@@ -42,6 +42,7 @@ impl Work<'_> {
             .rollout
             .slots()
             .iter()
+            .copied()
             .map(|slot| {
                 let share = match slot {
                     _ if *slot == release.canary_slot => weight.desired,
@@ -55,7 +56,7 @@ impl Work<'_> {
     }
 
     pub(super) fn slots(&mut self, state: &State) {
-        for slot in self.obs.rollout.slots() {
+        for &slot in self.obs.rollout.slots() {
             let wanted = self.slot_revision(slot, state);
             if self.obs.slots.get(slot) != Some(&wanted) {
                 self.actions.push(Action::PointSlot {
