@@ -31,6 +31,37 @@ pub fn build_programs() -> Result<PathBuf> {
     Ok(target_dir()?.join("debug"))
 }
 
+/// The wsroll that tests start as a process: the one that `WSROLL_PROGRAM` names, or one that is built.
+pub fn wsroll() -> Result<PathBuf> {
+    match std::env::var_os("WSROLL_PROGRAM") {
+        Some(program) => Ok(PathBuf::from(program)),
+        None => Ok(build_programs()?.join("wsroll")),
+    }
+}
+
+/// What is measured, built as it is released: wsroll (or the one that `WSROLL_PROGRAM` names) and the load.
+pub fn build_for_bench() -> Result<(PathBuf, PathBuf)> {
+    let named = std::env::var_os("WSROLL_PROGRAM").map(PathBuf::from);
+    let mut build = command();
+    build.args([
+        "build",
+        "--release",
+        "--package",
+        "sidecar-bench",
+        "--bin",
+        "sidecar-bench",
+    ]);
+    if named.is_none() {
+        build.args(["--package", "wsroll", "--bin", "wsroll"]);
+    }
+    shell::run(&mut build)?;
+    let built = target_dir()?.join("release");
+    Ok((
+        named.unwrap_or_else(|| built.join("wsroll")),
+        built.join("sidecar-bench"),
+    ))
+}
+
 /// Where cargo puts what it builds.
 pub fn target_dir() -> Result<PathBuf> {
     #[derive(serde::Deserialize)]

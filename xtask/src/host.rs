@@ -1,4 +1,4 @@
-//! What the host must have for the embedded cluster, and its installation on Debian and Ubuntu.
+//! What the host must have for the embedded cluster and for foreign stacks, and its installation on Debian and Ubuntu.
 
 use std::path::Path;
 
@@ -52,12 +52,23 @@ pub const CLUSTER: [Piece; 10] = [
         package: "libc6-dev",
         purpose: "for the same",
     },
-    Piece {
-        sign: Sign::Answers(&["python3", "-m", "pip", "--version"]),
-        package: "python3-pip",
-        purpose: "fetches the gateway's program from the Python index",
-    },
+    PIP,
 ];
+
+/// For programs in Python and out of its index.
+pub const PYTHON: [Piece; 1] = [PIP];
+
+/// For programs in Node.
+pub const NODE: [Piece; 2] = [
+    program("node", "nodejs", "runs servers and clients of foreign stacks"),
+    program("npm", "npm", "fetches what those depend on"),
+];
+
+const PIP: Piece = Piece {
+    sign: Sign::Answers(&["python3", "-m", "pip", "--version"]),
+    package: "python3-pip",
+    purpose: "fetches programs from the Python index",
+};
 
 /// For the Redis image: the same program serves as server and checker, by the name it is called by.
 /// The package `redis-server` would start a server on this host, `redis-tools` does not.

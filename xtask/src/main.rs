@@ -4,12 +4,14 @@ mod archive;
 mod cache;
 mod cargo;
 mod cluster;
+mod debian;
 mod demo;
 mod generate;
 mod host;
 mod image;
 mod interrupt;
 mod lint;
+mod outside;
 mod paths;
 mod shell;
 mod test;
@@ -46,6 +48,13 @@ enum Task {
     Demo(demo::Options),
     /// Run the tests: all, or one kind, or those whose name holds a filter
     Test(test::Options),
+    /// The Autobahn test suite, directly and through the sidecar: every verdict has to be the same
+    Autobahn(outside::autobahn::Options),
+    /// Figures, beside those of other proxies in the same run
+    Bench {
+        #[command(subcommand)]
+        bench: outside::bench::Bench,
+    },
     /// Write the generated files
     Gen {
         /// Write nothing: fail with the difference when one is stale
@@ -116,6 +125,8 @@ fn run(task: Task) -> Result<()> {
         }
         Task::Demo(options) => demo::run(&options),
         Task::Test(options) => test::run(&options),
+        Task::Autobahn(options) => outside::autobahn::run(&options),
+        Task::Bench { bench } => outside::bench::run(&bench),
         Task::Gen { check } => generate::run(check),
         Task::Lint => lint::run(),
         Task::Ci(options) => {

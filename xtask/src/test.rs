@@ -8,7 +8,7 @@ use crate::{
     cargo,
     cluster::{self, ClusterHandle},
     image::{self, Images},
-    interrupt, paths, shell,
+    interrupt, outside, paths, shell,
     wait::Stopwatch,
 };
 
@@ -19,6 +19,10 @@ pub enum Kind {
     Unit,
     /// Those that need a cluster
     E2e,
+    /// The Autobahn test suite, through the sidecar
+    Autobahn,
+    /// Servers and clients of other stacks, through the sidecar
+    Stacks,
 }
 
 /// How to test.
@@ -42,14 +46,28 @@ pub struct Options {
 /// Runs the tests; fails when one fails, but not for want of a cluster.
 pub fn run(options: &Options) -> Result<()> {
     let watch = Stopwatch::start();
-    if options.kind != Some(Kind::E2e) {
+    let wanted = |kind| options.kind.is_none_or(|only| only == kind);
+    if wanted(Kind::Unit) {
         shell::run(
             cargo::command()
                 .args(["test", "--workspace", "--no-fail-fast"])
                 .args(&options.filter),
         )?;
     }
-    if options.kind != Some(Kind::Unit) {
+    // A filter names tests, and these are not named.
+    let whole = options.filter.is_none();
+    if wanted(Kind::Stacks) && whole {
+        outside::stacks::run(outside::stacks::Options {
+            install: !options.no_install,
+        })?;
+    }
+    if wanted(Kind::Autobahn) && whole {
+        match outside::autobahn::obstacle() {
+            Some(reason) => eprintln!("\nLEFT OUT: the Autobahn test suite. {reason}"),
+            None => outside::autobahn::run(&outside::autobahn::Options::usual(options.no_install))?,
+        }
+    }
+    if wanted(Kind::E2e) {
         end_to_end(options)?;
     }
     eprintln!("tests: done in {:.0} s", watch.elapsed().as_secs_f64());

@@ -110,7 +110,7 @@ pub fn wheel_file(package: &str, version: &str, wanted: &str) -> Result<PathBuf>
 }
 
 /// The Go command: the host's, where it is new enough, or the wheel's.
-fn go() -> Result<PathBuf> {
+pub fn go() -> Result<PathBuf> {
     if let Some(go) = shell::which("go") {
         let version = shell::output(shell::command(&go).arg("version")).unwrap_or_default();
         if go_version(&version).is_some_and(|version| version >= GO_MINIMUM) {
