@@ -11,9 +11,12 @@ def say(**event):
 
 
 async def echo(socket):
-    async for message in socket:
-        await socket.send(message)
-    say(event="ended", code=socket.close_code)
+    try:
+        async for message in socket:
+            await socket.send(message)
+    finally:
+        await socket.wait_closed()
+        say(event="ended", code=socket.close_code)
 
 
 async def main(port):

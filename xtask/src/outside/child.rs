@@ -21,24 +21,28 @@ const START: Duration = Duration::from_secs(30);
 pub struct Running {
     name: String,
     child: Child,
+    output: PathBuf,
     log: PathBuf,
 }
 
 impl Running {
-    /// Starts a program; what it says goes to a file in `scratch`.
+    /// Starts a program; what it says goes to files in `scratch`.
     pub fn start(name: &str, command: &mut Command, scratch: &Scratch) -> Result<Self> {
         let log = scratch.path().join(format!("{name}.log"));
-        let file = File::create(&log).with_context(|| format!("failed to create {}", log.display()))?;
+        let output = scratch.path().join(format!("{name}.out"));
+        let create =
+            |path: &Path| File::create(path).with_context(|| format!("failed to create {}", path.display()));
         command
             .stdin(Stdio::null())
-            .stdout(file.try_clone()?)
-            .stderr(file);
+            .stdout(create(&output)?)
+            .stderr(create(&log)?);
         let child = command
             .spawn()
             .with_context(|| format!("failed to start {name}"))?;
         Ok(Self {
             name: name.to_owned(),
             child,
+            output,
             log,
         })
     }
@@ -67,14 +71,14 @@ impl Running {
         Ok(())
     }
 
-    /// The end of what it said.
+    /// The end of what it said to people.
     pub fn said(&self) -> String {
         shell::tail(&fs::read_to_string(&self.log).unwrap_or_default(), 20)
     }
 
-    /// All it said.
+    /// All it wrote to its standard output.
     pub fn output(&self) -> String {
-        fs::read_to_string(&self.log).unwrap_or_default()
+        fs::read_to_string(&self.output).unwrap_or_default()
     }
 }
 
