@@ -1,6 +1,7 @@
 // Sessions with `socket.io-client`: socketio-client.js URL SESSIONS [TRANSPORT…]. It reconnects by itself.
 'use strict';
 const assert = require('node:assert');
+const { Agent } = require('node:http');
 const { io } = require('socket.io-client');
 
 const [url, sessions, ...transports] = process.argv.slice(2);
@@ -19,6 +20,7 @@ async function check(socket) {
 function live(session) {
   const socket = io(url, {
     forceNew: true,
+    agent: new Agent({ keepAlive: false }), // each request is routed for itself, as gateways do it
     reconnectionDelay: 100,
     reconnectionDelayMax: 500,
     ...(transports.length > 0 && { transports }),

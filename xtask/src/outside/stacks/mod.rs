@@ -48,6 +48,8 @@ struct Client<'a> {
     program: Box<dyn Fn(SocketAddr, usize) -> Command + Sync + 'a>,
     /// What it has to see of the sidecar's closes.
     sees: Sees,
+    /// Whether its sessions have an identity that the sidecar can read.
+    named: bool,
 }
 
 /// What a client is told at a close.
@@ -147,6 +149,7 @@ fn websocket_clients(stacks: &Stacks) -> Vec<Client<'_>> {
             stack.program(program, &[&format!("ws://{address}"), &sessions.to_string()])
         }),
         sees: Sees::Code,
+        named: true,
     })
     .collect()
 }
@@ -168,5 +171,7 @@ fn socketio<'a>(
             node.program("socketio-client.js", &arguments)
         }),
         sees: Sees::SocketIo(becomes),
+        // Its `sid` is in a request only when polling comes first.
+        named: transports != ["websocket"],
     }
 }
