@@ -208,6 +208,9 @@ pub enum ProbePlan {
         close_code: u16,
         /// Whether its pods can be asked to let sessions go; not so where only a signal ends them.
         drains: bool,
+        /// Whether a client that declared that it understands notices gets one; a sidecar may be set up to send none, and its close code
+        /// in turn is announcement enough.
+        notices: bool,
     },
     /// Hold sessions and reconnect them.
     Fleet {

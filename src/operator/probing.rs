@@ -40,11 +40,13 @@ pub async fn job(
             canary,
             close_code,
             drains,
+            notices,
         } => {
             let limit = spec.rehearsal.timeout.0;
             let mut job = RehearsalJob::new(Some(pin(stable_pin)?), pin(canary_pin)?, *close_code);
             job.canary_revision = Some(canary.clone());
             job.drains = *drains;
+            job.notices = *notices;
             job.timeouts = RehearsalTimeouts {
                 restored: limit,
                 exchange: limit,

@@ -68,6 +68,8 @@ pub struct RehearsalJob {
     pub close_code: u16,
     /// Whether the sessions can be asked to leave; not so where only a signal ends them.
     pub drains: bool,
+    /// Whether the drain must tell who declared that it understands notices.
+    pub notices: bool,
     /// Least share of connection attempts that must succeed, in percent.
     pub success_floor_percent: f64,
     /// Bounds.
@@ -147,6 +149,7 @@ impl RehearsalJob {
             canary_revision: None,
             close_code,
             drains: true,
+            notices: true,
             success_floor_percent: 90.0,
             timeouts: RehearsalTimeouts::default(),
         }

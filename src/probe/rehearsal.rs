@@ -144,7 +144,12 @@ impl Play {
         let deadline = Instant::now() + self.job.timeouts.drain;
         goals
             .all(walks, |walk| {
-                walk.drained(deadline, self.job.close_code, self.job.timeouts.restored)
+                walk.drained(
+                    deadline,
+                    self.job.close_code,
+                    self.job.notices,
+                    self.job.timeouts.restored,
+                )
             })
             .await?;
         self.floor()?;

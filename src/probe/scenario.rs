@@ -213,7 +213,13 @@ impl Walk {
 
     /// Is drained: a notice, a close with the ordered code, and back with the same state. `deadline` bounds notice and
     /// close, `limit` the way back.
-    pub(super) async fn drained(&mut self, deadline: Instant, close_code: u16, limit: Duration) -> Step {
+    pub(super) async fn drained(
+        &mut self,
+        deadline: Instant,
+        close_code: u16,
+        notices: bool,
+        limit: Duration,
+    ) -> Step {
         let mut noticed = false;
         let walk = async {
             loop {
@@ -234,7 +240,7 @@ impl Walk {
             return Err(self.cut(end, false));
         }
         // A service that speaks nothing but WebSocket cannot be told that we understand notices: it announces by its code.
-        if !noticed && self.dialect == Dialect::Session {
+        if !noticed && notices && self.dialect == Dialect::Session {
             return Err(self.cut(end, true));
         }
         if end.code() != close_code {

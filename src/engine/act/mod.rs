@@ -62,6 +62,7 @@ impl Work<'_> {
                 canary: release.canary.clone(),
                 close_code: release.drain.notice.close_code,
                 drains: self.canary().via != Some(Via::Signal),
+                notices: self.canary().via != Some(Via::Sidecar),
             }),
             State::Surging(_) if !release.rehearsed => None,
             State::Initializing(_) | State::RollingBack(_) | State::RolledBack(_) | State::Healthy(_) => None,
