@@ -2,6 +2,7 @@
 
 mod affinity;
 mod forward;
+mod head;
 mod identity;
 mod plain;
 mod polling;
@@ -21,6 +22,7 @@ use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::TcpStream;
 
+use self::head::{HeadTimer, Timed};
 pub(super) use self::plain::{Pool, pool};
 use super::Proxy;
 use super::metrics::RefusedLabels;
@@ -66,11 +68,21 @@ pub(super) async fn serve(client: Client, stream: TcpStream) {
     let mut builder = http1::Builder::new();
     builder
         .timer(TokioTimer::new())
-        .header_read_timeout(limits.handshake_timeout)
+        .header_read_timeout(head::IDLE)
         .max_buf_size((limits.header_bytes as usize).max(MIN_BUFFER))
         .max_headers(MAX_FIELDS)
         .preserve_header_case(true);
-    let service = hyper::service::service_fn(move |request| answer(client.clone(), request));
+    let timer = HeadTimer::new(limits.handshake_timeout);
+    let stream = Timed::new(stream, timer.clone());
+    let service = hyper::service::service_fn(move |request| {
+        timer.whole();
+        let (timer, client) = (timer.clone(), client.clone());
+        async move {
+            let answer = answer(client, request).await;
+            timer.answered();
+            answer
+        }
+    });
     let connection = builder
         .serve_connection(TokioIo::new(stream), service)
         .with_upgrades();

@@ -12,6 +12,7 @@ use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout, timeout_at};
 
+use super::head::Timed;
 use super::{Body, Client, Refusal, affinity, forward, identity};
 use crate::proxy::Proxy;
 use crate::proxy::peer::Peer;
@@ -105,7 +106,7 @@ async fn begin(client: Client, peer: Peer, from_client: OnUpgrade, from_applicat
         return;
     };
     let (Some((client, client_early)), Some((application, application_early))) =
-        (socket(client), socket(application))
+        (timed_socket(client), socket(application))
     else {
         return;
     };
@@ -118,6 +119,11 @@ async fn begin(client: Client, peer: Peer, from_client: OnUpgrade, from_applicat
         relay.await;
         drop(place);
     });
+}
+
+fn timed_socket(upgraded: Upgraded) -> Option<(TcpStream, bytes::Bytes)> {
+    let parts = upgraded.downcast::<TokioIo<Timed>>().ok()?;
+    Some((parts.io.into_inner().into_inner(), parts.read_buf))
 }
 
 fn socket(upgraded: Upgraded) -> Option<(TcpStream, bytes::Bytes)> {
