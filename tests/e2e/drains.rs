@@ -113,11 +113,11 @@ async fn the_pace_settles_at_what_reconnects_can_bear() {
     harness::run("adaptive", async |case| {
         let app = |version| {
             at_once(version)
-                .fault("restore-per-second=6")
+                .fault("restore-per-second=10")
                 .patch(budget(50))
                 .patch(json!({"spec": {
-                    "probes": {"recycle": "5s"},
-                    "thresholds": {"reconnectTime": {"noise": "6s"}, "reconnectSuccess": {"window": "60s", "minSamples": 5}},
+                    "probes": {"recycle": "2s"},
+                    "thresholds": {"reconnectTime": {"noise": "6s"}, "reconnectSuccess": {"window": "60s", "minSamples": 20}},
                 }}))
         };
         case.serve(&app("v1")).await?;

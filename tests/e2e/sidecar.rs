@@ -1,4 +1,5 @@
-//! Applications of other stacks, unchanged, behind the sidecar: they roll, and their users are asked in turn.
+//! Applications of other stacks, unchanged, behind the sidecar: they roll, and their users are asked in turn. More stacks meet
+//! the sidecar without a cluster: `cargo xtask test stacks`.
 
 use std::time::Duration;
 
@@ -43,36 +44,6 @@ async fn an_unchanged_python_server_rolls_and_cuts_nobody() {
         let mut clients = case.stranger("node").await?.program(Some("hold.js"));
         clients.args(["ws", "--url", &case.url("ws", "/ws")]);
         let load = case.hold(clients, SESSIONS).await?;
-        rolls(case, &server, load).await
-    })
-    .await;
-}
-
-#[tokio::test]
-#[ignore = "needs cluster (makes a namespace of its own)"]
-async fn an_unchanged_go_server_rolls_and_cuts_nobody() {
-    harness::run("go", async |case| {
-        let go = case.stranger("go").await?;
-        let server = go.server(&[], "/ws");
-        case.serve_stranger(&server, &server.version("v1")).await?;
-        let mut clients = go.program(None);
-        clients.args(["hold", "--url", &case.url("ws", "/ws")]);
-        let load = case.hold(clients, 100).await?;
-        rolls(case, &server, load).await
-    })
-    .await;
-}
-
-#[tokio::test]
-#[ignore = "needs cluster (makes a namespace of its own)"]
-async fn an_unchanged_ws_server_rolls_and_cuts_nobody() {
-    harness::run("ws", async |case| {
-        let node = case.stranger("node").await?;
-        let server = node.server(&["/app/ws-server.js"], "/ws");
-        case.serve_stranger(&server, &server.version("v1")).await?;
-        let mut clients = node.program(Some("hold.js"));
-        clients.args(["ws", "--url", &case.url("ws", "/ws")]);
-        let load = case.hold(clients, 100).await?;
         rolls(case, &server, load).await
     })
     .await;
