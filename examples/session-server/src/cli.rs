@@ -197,7 +197,7 @@ impl ServeArgs {
         Ok(Config {
             listen,
             drain: drain_config(&drain_token_file, drain_port)?,
-            identity_key: read_secret(&identity_key_file)?,
+            identity_key: read_secret(&identity_key_file).context("the identity key cannot be used")?,
             store,
             session_key: SessionKey::new(session_key),
             revision: revision
@@ -218,7 +218,8 @@ impl ServeArgs {
 /// The drain port, if its token is there. A token that is there and cannot be read is an error: a pod without a drain
 /// port would count as one whose sessions nobody knows.
 fn drain_config(file: &std::path::Path, port: u16) -> Result<Option<DrainPort>> {
-    Ok(read_secret(file)?.map(|token| DrainPort {
+    let token = read_secret(file).context("the drain token cannot be used")?;
+    Ok(token.map(|token| DrainPort {
         listen: SocketAddr::from(([0, 0, 0, 0], port)),
         token,
     }))
