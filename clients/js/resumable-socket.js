@@ -63,6 +63,8 @@ export class ResumableSocket extends EventTarget {
   /** @type {Notice['resume'] | null} */ #resume = null;
   #attempts = 0; #everOpen = false; #closed = false;
   #restoredAt = 0; #lostAt = 0;
+  /** The old socket said goodbye while the new one was on its way: which of the two is heard first is chance. */
+  #handedOver = false;
   /** @type {any} */ #retry; /** @type {any} */ #health;
   /** @type {'graceful' | 'emergency' | 'rolling'} */ #profile = 'emergency';
 
@@ -169,7 +171,8 @@ export class ResumableSocket extends EventTarget {
     const first = !this.#everOpen;
     this.#everOpen = true;
     if (first) this.#emit('open', {});
-    else this.#emit('resumed', { resumed, overlap: old !== null, attempts: this.#attempts, downMs: old ? 0 : now - this.#lostAt, repeated: waiting.length });
+    else this.#emit('resumed', { resumed, overlap: old !== null || this.#handedOver, attempts: this.#attempts, downMs: old ? 0 : now - this.#lostAt, repeated: waiting.length });
+    this.#handedOver = false;
     this.#flush();
   }
 
@@ -220,10 +223,14 @@ export class ResumableSocket extends EventTarget {
     this.#links.delete(link);
     if (this.#closed || link.retiring) return;
     const wasNext = link === this.#next, wasCurrent = link === this.#current;
-    if (wasNext) this.#next = null;
+    if (wasNext) {
+      this.#next = null;
+      this.#handedOver = false;
+    }
     if (wasCurrent) {
       this.#current = null;
       this.#lostAt = performance.now();
+      this.#handedOver = this.#next !== null && link.notice !== undefined;
       if (this.#lostAt - this.#restoredAt >= RESTORED_LIFE_MS) this.#attempts = 0;
     }
     const { onClose = closePolicy } = this.#options;
