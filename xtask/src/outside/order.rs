@@ -84,9 +84,14 @@ pub fn request(
     }
     stream.write_all(format!("{head}\r\n{body}").as_bytes())?;
     let mut answer = Vec::new();
-    stream
-        .read_to_end(&mut answer)
-        .context("failed to read the answer")?;
+    let mut chunk = [0; 4096];
+    // A refused upgrade leaves the connection open for another request: its answer ends with its length.
+    while !is_whole(&answer) {
+        match stream.read(&mut chunk).context("failed to read the answer")? {
+            0 => break,
+            count => answer.extend_from_slice(&chunk[..count]),
+        }
+    }
     let answer = String::from_utf8_lossy(&answer);
     let (head, body) = answer.split_once("\r\n\r\n").context("no whole answer")?;
     let status = head.split(' ').nth(1).and_then(|status| status.parse().ok());
@@ -95,4 +100,31 @@ pub fn request(
         head: head.to_owned(),
         body: body.to_owned(),
     })
+}
+
+/// Whether an answer is there to the length that it names; one that names none ends with its connection.
+fn is_whole(answer: &[u8]) -> bool {
+    let answer = String::from_utf8_lossy(answer);
+    let Some((head, body)) = answer.split_once("\r\n\r\n") else {
+        return false;
+    };
+    let length = head.lines().find_map(|line| {
+        let (name, value) = line.split_once(':')?;
+        let named = name.eq_ignore_ascii_case("content-length");
+        value.trim().parse::<usize>().ok().filter(|_| named)
+    });
+    length.is_some_and(|length| body.len() >= length)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_answer_ends_with_its_length_or_with_its_connection() {
+        assert!(is_whole(b"HTTP/1.1 503 S\r\nContent-Length: 2\r\n\r\nno"));
+        assert!(!is_whole(b"HTTP/1.1 503 S\r\ncontent-length: 3\r\n\r\nno"));
+        assert!(!is_whole(b"HTTP/1.1 200 OK\r\n\r\nuntil it ends"));
+        assert!(!is_whole(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n"));
+    }
 }
