@@ -2,6 +2,7 @@
 
 pub mod conditions;
 mod drain;
+mod moving;
 pub mod quantity;
 pub mod spec;
 pub mod status;

@@ -40,8 +40,7 @@ impl Work<'_> {
 
     /// What a release waits for before it can choose.
     pub(super) fn via_wait(&self) -> Option<ViaWait> {
-        let release = self.release().filter(|r| r.via.is_none())?;
-        let _ = release;
+        self.release().filter(|r| r.via.is_none())?;
         self.via_choice().err()
     }
 
