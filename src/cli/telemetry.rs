@@ -32,8 +32,8 @@ impl TelemetryArgs {
         let default = if long_running { "info" } else { "warn" };
         let filter = EnvFilter::try_new(filter.as_deref().unwrap_or(default))
             .map_err(|error| anyhow::anyhow!("--log: {error}; use a level, or target=level,…"))?;
-        // At `trace` it prints whole upgrade requests, tokens included.
-        let filter = filter.add_directive("tungstenite=debug".parse()?);
+        // Below it prints every frame, and at `trace` whole upgrade requests, tokens included.
+        let filter = filter.add_directive("tungstenite=warn".parse()?);
         let builder = tracing_subscriber::fmt()
             .with_env_filter(filter)
             .with_writer(std::io::stderr);
