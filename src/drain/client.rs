@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use reqwest::{Method, RequestBuilder, Response, StatusCode};
 
+use super::http;
 use super::protocol::{
     DRAIN_PATH, DrainOrder, DrainProgress, EVENTS_PATH, EventsReport, MAX_EVENTS, SESSIONS_PATH,
     SessionsReport,
@@ -114,16 +115,7 @@ impl DrainClient {
     ///
     /// It follows no redirect and uses no proxy: the token goes to the pod's own address only.
     pub fn new(timeout: Duration) -> Result<Self, Error> {
-        let http = reqwest::Client::builder()
-            .timeout(timeout)
-            .connect_timeout(timeout)
-            .redirect(reqwest::redirect::Policy::none())
-            .no_proxy()
-            .pool_idle_timeout(Duration::from_secs(10))
-            .pool_max_idle_per_host(1)
-            .user_agent(concat!("wsroll/", env!("CARGO_PKG_VERSION")))
-            .build()
-            .map_err(Error::Build)?;
+        let http = http::client(timeout).map_err(Error::Build)?;
         Ok(Self { http })
     }
 

@@ -6,6 +6,8 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use super::http;
+
 /// The longest page read from a pod, bytes.
 pub const MAX_PAGE: usize = 4 * 1024 * 1024;
 
@@ -69,16 +71,7 @@ impl Error {
 impl GaugeClient {
     /// A client whose calls take at most `timeout` each. It follows no redirect and uses no proxy: what it reads is the pod's own.
     pub fn new(timeout: Duration) -> Result<Self, Error> {
-        let http = reqwest::Client::builder()
-            .timeout(timeout)
-            .connect_timeout(timeout)
-            .redirect(reqwest::redirect::Policy::none())
-            .no_proxy()
-            .pool_idle_timeout(Duration::from_secs(10))
-            .pool_max_idle_per_host(1)
-            .user_agent(concat!("wsroll/", env!("CARGO_PKG_VERSION")))
-            .build()
-            .map_err(Error::Build)?;
+        let http = http::client(timeout).map_err(Error::Build)?;
         Ok(Self { http })
     }
 
