@@ -3,9 +3,12 @@
 pub mod conditions;
 mod drain;
 mod moving;
+mod probes;
 pub mod quantity;
+mod rehearsal;
 pub mod spec;
 pub mod status;
+mod thresholds;
 pub mod validate;
 
 pub use quantity::{Count, Span};

@@ -1,7 +1,5 @@
 //! What a person writes: the spec of a `WebSocketRollout`. Every comment here is what `kubectl explain` shows.
 
-use std::collections::BTreeMap;
-
 use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -10,8 +8,13 @@ pub use super::drain::{
     Budget, CloseCodes, Drain, DrainMode, HintKind, IdFrom, Limits, Notice, NoticeFormat, OnDeadline,
     SessionIdentity, SessionsFrom, Sidecar, SidecarNotice, Via,
 };
+pub use super::probes::{ProbeDialect, Probes, SecretKeyRef, TokenFrom};
 use super::quantity::{Count, Span};
+pub use super::rehearsal::{Isolate, Rehearsal, RehearsalPolicy, Scenario};
 use super::status::RolloutStatus;
+pub use super::thresholds::{
+    BreachAction, CountThreshold, ReturnThreshold, SuccessThreshold, Thresholds, TimeThreshold,
+};
 
 /// How a WebSocket service moves from one version to the next without its sessions noticing.
 #[derive(CustomResource, KubeSchema, Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -165,206 +168,6 @@ pub enum MoveSessions {
     None,
 }
 
-/// Probe clients that play a user's session through the gateway.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, KubeSchema)]
-#[serde(rename_all = "camelCase")]
-pub struct Probes {
-    /// Where users connect: `ws://` or `wss://`, host and path as users write them. No credentials.
-    #[schemars(length(min = 6, max = 2048))]
-    #[x_kube(
-        validation = Rule::new("self.startsWith('ws://') || self.startsWith('wss://')").message("a probe URL starts with ws:// or wss://"),
-        validation = Rule::new("!self.contains('@')").message("a probe URL carries no credentials: use probes.tokenFrom")
-    )]
-    pub url: String,
-    /// `host:port` to dial instead of the URL's host, which is still the one that is asked for: the gateway as seen from inside the cluster.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(length(min = 3, max = 260))]
-    #[x_kube(validation = Rule::new("self.matches('^[^\\\\s/:]+:[0-9]{1,5}$')").message("connectTo is host:port"))]
-    pub connect_to: Option<String>,
-    /// What the probes speak.
-    #[serde(default)]
-    pub dialect: ProbeDialect,
-    /// How many probe sessions are held per revision.
-    #[serde(default = "default_probe_sessions")]
-    #[schemars(range(min = 1, max = 200))]
-    pub sessions: u32,
-    /// How often each probe session reconnects: the sampling rate of the verdict.
-    #[serde(default = "default_recycle")]
-    pub recycle: Span,
-    /// Request headers of the probes.
-    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-    #[schemars(length(max = 32))]
-    pub headers: BTreeMap<String, String>,
-    /// Subprotocols that the probes offer.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    #[schemars(length(max = 8))]
-    pub subprotocols: Vec<String>,
-    /// The bearer token of the probes' user.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub token_from: Option<TokenFrom>,
-}
-
-/// What probes speak.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-pub enum ProbeDialect {
-    /// The session protocol of the example service: sessions resume, and their state is compared.
-    #[default]
-    Session,
-    /// Nothing but WebSocket itself, for a service of any protocol: an upgrade whose ping is answered counts as restored; state is not looked at.
-    Ping,
-}
-
-/// Where the probes' bearer token is.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "camelCase")]
-pub struct TokenFrom {
-    /// A key of a Secret in the namespace of the rollout.
-    pub secret_key_ref: SecretKeyRef,
-}
-
-/// A key of a Secret.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "camelCase")]
-pub struct SecretKeyRef {
-    /// Name of the Secret.
-    #[schemars(length(min = 1, max = 253))]
-    pub name: String,
-    /// Key in the Secret.
-    #[schemars(length(min = 1, max = 253))]
-    pub key: String,
-}
-
-/// The rehearsal at weight 0.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "camelCase")]
-pub struct Rehearsal {
-    /// Whether a failed rehearsal stops the release.
-    #[serde(default)]
-    pub policy: RehearsalPolicy,
-    /// How long one step of the rehearsal may take: open, first message, restore, notice.
-    #[serde(default = "default_rehearsal_timeout")]
-    pub timeout: Span,
-}
-
-/// Whether a failed rehearsal stops the release.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-pub enum RehearsalPolicy {
-    /// It does: the revision is rejected and no user meets it.
-    #[default]
-    Required,
-    /// It is reported as a warning, and the release goes on.
-    Advisory,
-}
-
-/// What makes a release go back. Small samples decide nothing.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "camelCase")]
-pub struct Thresholds {
-    /// Reconnect success of the probes on the new revision.
-    #[serde(default)]
-    pub reconnect_success: SuccessThreshold,
-    /// Reconnect time of the probes on the new revision, against the baseline from the rehearsal's hand-over and the probes on stable.
-    #[serde(default)]
-    pub reconnect_time: TimeThreshold,
-    /// Reconnects that failed in a row.
-    #[serde(default = "default_emergencies")]
-    pub failures_in_a_row: CountThreshold,
-    /// Sessions whose state was not restored: the probes', and the users' as the pods report them.
-    #[serde(default = "default_state_loss")]
-    pub state_loss: CountThreshold,
-    /// Sessions of users that came back after they were moved, against how many come back on the old revision: phones sleep, so by default it only warns.
-    #[serde(default)]
-    pub users_return: ReturnThreshold,
-    /// Probe sessions on the new revision that were cut without any announcement.
-    #[serde(default = "default_emergencies")]
-    pub unannounced_disconnects: CountThreshold,
-}
-
-/// What happens when a threshold is breached.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-pub enum BreachAction {
-    /// The release goes back by itself.
-    #[default]
-    Rollback,
-    /// The release pauses; `pauseDeadline` says what follows.
-    Pause,
-    /// An event and `status.verdict`, nothing else.
-    Warn,
-}
-
-/// A floor for the share of reconnects that succeed.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, KubeSchema)]
-#[serde(rename_all = "camelCase")]
-#[x_kube(validation = Rule::new("self.advanceAbovePercent >= self.rollbackBelowPercent").message("advanceAbovePercent must not be below rollbackBelowPercent"))]
-pub struct SuccessThreshold {
-    /// Below this share of restored reconnects the release goes back.
-    #[serde(default = "default_rollback_below")]
-    #[schemars(range(min = 0, max = 100))]
-    pub rollback_below_percent: u8,
-    /// From this share on a step is passed; between the two it is inconclusive, and the probes take more samples.
-    #[serde(default = "default_advance_above")]
-    #[schemars(range(min = 0, max = 100))]
-    pub advance_above_percent: u8,
-    /// The window that is judged.
-    #[serde(default = "default_window")]
-    pub window: Span,
-    /// Fewer reconnects than this decide nothing.
-    #[serde(default = "default_min_samples")]
-    #[schemars(range(min = 1, max = 10_000))]
-    pub min_samples: u32,
-    /// What happens below the floor.
-    #[serde(default)]
-    pub action: BreachAction,
-}
-
-/// A floor for the share of moved users that come back, relative to the natural return rate on the old revision.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "camelCase")]
-pub struct ReturnThreshold {
-    /// So many percentage points below the return rate on stable is a breach.
-    #[serde(default = "default_return_drop")]
-    #[schemars(range(min = 1, max = 100))]
-    pub max_drop_percent: u8,
-    /// How long a moved session is waited for before it counts as not returned.
-    #[serde(default = "default_return_within")]
-    pub within: Span,
-    /// Fewer moved sessions than this decide nothing.
-    #[serde(default = "default_return_samples")]
-    #[schemars(range(min = 1, max = 100_000))]
-    pub min_samples: u32,
-    /// What happens below the floor.
-    #[serde(default = "default_warn")]
-    pub action: BreachAction,
-}
-
-/// A ceiling for reconnect times relative to the baseline.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "camelCase")]
-pub struct TimeThreshold {
-    /// Median and 95th percentile may both be this much above the baseline, in percent of it.
-    #[serde(default = "default_above_baseline")]
-    #[schemars(range(min = 1, max = 10_000))]
-    pub above_baseline_percent: u32,
-    /// Differences below this are noise, whatever their share.
-    #[serde(default = "default_noise")]
-    pub noise: Span,
-    /// What happens above the ceiling.
-    #[serde(default)]
-    pub action: BreachAction,
-}
-
-/// A ceiling for a count.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "camelCase")]
-pub struct CountThreshold {
-    /// More than this many is a breach.
-    #[schemars(range(min = 0, max = 10_000))]
-    pub max: u32,
-    /// What happens above the ceiling.
-    #[serde(default)]
-    pub action: BreachAction,
-}
-
 /// How many pods there may be, and how many there must be.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
@@ -462,133 +265,12 @@ const fn default_pause_deadline() -> Span {
     Span::secs(3600)
 }
 
-const fn default_probe_sessions() -> u32 {
-    20
-}
-
-const fn default_recycle() -> Span {
-    Span::secs(10)
-}
-
-const fn default_rehearsal_timeout() -> Span {
-    Span::secs(10)
-}
-
-const fn default_rollback_below() -> u8 {
-    80
-}
-
-const fn default_advance_above() -> u8 {
-    95
-}
-
-const fn default_window() -> Span {
-    Span::secs(300)
-}
-
-const fn default_min_samples() -> u32 {
-    20
-}
-
-const fn default_above_baseline() -> u32 {
-    50
-}
-
-const fn default_noise() -> Span {
-    Span(std::time::Duration::from_millis(250))
-}
-
-const fn default_emergencies() -> CountThreshold {
-    CountThreshold {
-        max: 3,
-        action: BreachAction::Rollback,
-    }
-}
-
-const fn default_state_loss() -> CountThreshold {
-    CountThreshold {
-        max: 0,
-        action: BreachAction::Rollback,
-    }
-}
-
-const fn default_return_drop() -> u8 {
-    10
-}
-
-const fn default_return_within() -> Span {
-    Span::secs(30)
-}
-
-const fn default_return_samples() -> u32 {
-    50
-}
-
-const fn default_warn() -> BreachAction {
-    BreachAction::Warn
-}
-
 const fn default_max_surge() -> Count {
     Count::Percent(25)
 }
 
 const fn default_min_ready_percent() -> u8 {
     100
-}
-
-impl Default for Rehearsal {
-    fn default() -> Self {
-        Self {
-            policy: RehearsalPolicy::default(),
-            timeout: default_rehearsal_timeout(),
-        }
-    }
-}
-
-impl Default for Thresholds {
-    fn default() -> Self {
-        Self {
-            reconnect_success: SuccessThreshold::default(),
-            reconnect_time: TimeThreshold::default(),
-            failures_in_a_row: default_emergencies(),
-            state_loss: default_state_loss(),
-            users_return: ReturnThreshold::default(),
-            unannounced_disconnects: default_emergencies(),
-        }
-    }
-}
-
-impl Default for SuccessThreshold {
-    fn default() -> Self {
-        Self {
-            rollback_below_percent: default_rollback_below(),
-            advance_above_percent: default_advance_above(),
-            window: default_window(),
-            min_samples: default_min_samples(),
-            action: BreachAction::default(),
-        }
-    }
-}
-
-impl Default for TimeThreshold {
-    fn default() -> Self {
-        Self {
-            above_baseline_percent: default_above_baseline(),
-            noise: default_noise(),
-            action: BreachAction::default(),
-        }
-    }
-}
-
-impl Default for ReturnThreshold {
-    fn default() -> Self {
-        Self {
-            max_drop_percent: default_return_drop(),
-            within: default_return_within(),
-            min_samples: default_return_samples(),
-            action: default_warn(),
-        }
-    }
 }
 
 impl Default for Capacity {

@@ -1,7 +1,11 @@
 //! What the probes saw, as data: the engine judges it, the `probe` room gathers it.
 
+use std::collections::BTreeMap;
+
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
+
+use crate::api::spec::Scenario;
 
 /// The time that [`ProbeEvidence::recent`] covers.
 pub const RECENT: std::time::Duration = std::time::Duration::from_secs(10);
@@ -40,6 +44,9 @@ pub struct ProbeEvidence {
     pub failures_in_a_row: u32,
     /// The last failure in one sentence; holds no token and no payload.
     pub last_failure: Option<String>,
+    /// Restored reconnects by the pod that welcomed them; empty where the service names no pods.
+    #[serde(default)]
+    pub pods: BTreeMap<String, u64>,
 }
 
 /// Counted reconnects and their times. A reconnect counts as restored when the session is restored and the first message has come back.
@@ -77,10 +84,58 @@ pub enum RehearsalStage {
     Running,
     /// Every session is restored on the canary and waits to be drained: the operator orders it.
     AwaitingDrain,
+    /// Every session is restored on the canary and waits for a crash: the operator kills one pod that carries only probe sessions.
+    AwaitingCrash(RehearsalPods),
     /// Every check held.
     Passed,
     /// A check failed.
     Failed(RehearsalFailure),
+}
+
+/// Where the sessions of a rehearsal are.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct RehearsalPods {
+    /// Probe sessions by the name of the pod that welcomed them; empty where the service names no pods.
+    pub pods: BTreeMap<String, u32>,
+}
+
+/// What became of one scenario.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ScenarioReport {
+    /// The scenario.
+    pub scenario: Scenario,
+    /// How it ended; absent while it runs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub outcome: Option<ScenarioOutcome>,
+    /// Sessions that took part.
+    pub sessions: u32,
+    /// Reconnects of this scenario alone.
+    pub figures: ProbeFigures,
+    /// Mean time from the first dial to restored, in milliseconds, without planned waits; absent without a sample.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mean_ms: Option<u64>,
+    /// The mean that the service level allows, in milliseconds.
+    pub limit_ms: u64,
+}
+
+/// How a scenario ended. Each variant carries data, so that it reads the same in every language.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum ScenarioOutcome {
+    /// Every check held.
+    Passed {
+        /// One sentence with its numbers.
+        message: String,
+    },
+    /// A check did not hold.
+    Failed(RehearsalFailure),
+    /// It could not be played here.
+    Skipped {
+        /// One sentence that says why.
+        reason: String,
+    },
 }
 
 /// The first check of a rehearsal that failed.
@@ -103,6 +158,12 @@ pub struct RehearsalReport {
     pub stage: RehearsalStage,
     /// Probe sessions that take part.
     pub sessions: u32,
-    /// Reconnect figures so far (hand-off and drain together).
+    /// Reconnect figures so far, of all scenarios together.
     pub figures: ProbeFigures,
+    /// The scenarios that were begun, in their order.
+    #[serde(default)]
+    pub scenarios: Vec<ScenarioReport>,
+    /// Forced reconnects on stable, taken just before the hand-over: the baseline of reconnect times.
+    #[serde(default)]
+    pub stable: ProbeFigures,
 }

@@ -266,6 +266,7 @@ mod tests {
             recent: ProbeFigures::default(),
             failures_in_a_row: 0,
             last_failure: None,
+            pods: std::collections::BTreeMap::new(),
         }
     }
 

@@ -110,7 +110,7 @@ pub async fn observe(
         Vec::new()
     };
     let (rehearsal, evidence) = match ctx.probes.observe(&key(&rollout)).map(|p| p.seen) {
-        Some(Seen::Rehearsal(report)) => (Some(report), Vec::new()),
+        Some(Seen::Rehearsal(report)) => (Some(*report), Vec::new()),
         Some(Seen::Fleet(evidence)) => (None, evidence),
         None => (None, Vec::new()),
     };

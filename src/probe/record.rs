@@ -1,6 +1,6 @@
 //! Samples of one target, and the figures made of them. Times are parameters.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -109,6 +109,7 @@ impl Recorder {
             recent: figures(RECENT),
             failures_in_a_row: record.failures_in_a_row,
             last_failure: record.last_failure.clone(),
+            pods: BTreeMap::new(),
         }
     }
 

@@ -45,6 +45,8 @@ impl Rehearsal {
             stage: self.stage.lock().unwrap_or_else(PoisonError::into_inner).clone(),
             sessions: self.sessions,
             figures: self.recorder.figures(),
+            scenarios: Vec::new(),
+            stable: crate::engine::evidence::ProbeFigures::default(),
         }
     }
 

@@ -35,7 +35,7 @@ pub struct ProbeObservation {
 #[derive(Debug, Clone, PartialEq)]
 pub enum Seen {
     /// A rehearsal.
-    Rehearsal(RehearsalReport),
+    Rehearsal(Box<RehearsalReport>),
     /// A fleet, one entry per target.
     Fleet(Vec<ProbeEvidence>),
 }
@@ -164,7 +164,7 @@ impl ProbeSupervisor {
 impl View {
     fn seen(&self, now: Instant) -> Seen {
         match self {
-            Self::Rehearsal(rehearsal) => Seen::Rehearsal(rehearsal.report()),
+            Self::Rehearsal(rehearsal) => Seen::Rehearsal(Box::new(rehearsal.report())),
             Self::Fleet { recorders, window } => Seen::Fleet(
                 recorders
                     .iter()

@@ -28,7 +28,7 @@ fn job(stage: &Stage, sessions: u32) -> ProbeJob {
 
 fn report(probes: &ProbeSupervisor) -> RehearsalReport {
     match probes.observe("chat").unwrap().seen {
-        Seen::Rehearsal(report) => report,
+        Seen::Rehearsal(report) => *report,
         Seen::Fleet(_) => panic!("not a rehearsal"),
     }
 }

@@ -135,7 +135,7 @@ impl Work<'_> {
             return;
         };
         match &report.stage {
-            RehearsalStage::Running => {}
+            RehearsalStage::Running | RehearsalStage::AwaitingCrash(_) => {}
             RehearsalStage::AwaitingDrain if self.by_signal(&release.canary) => {
                 let figures = &report.figures;
                 self.note_baseline(figures.restored_p50_ms, figures.restored_p95_ms);

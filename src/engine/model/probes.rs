@@ -68,6 +68,8 @@ impl World {
             stage,
             sessions: 20,
             figures: figures(20, 20),
+            scenarios: Vec::new(),
+            stable: figures(20, 20),
         })
     }
 
@@ -98,6 +100,7 @@ impl World {
                     recent: self.recent(&revision),
                     failures_in_a_row: failures as u32,
                     last_failure: None,
+                    pods: std::collections::BTreeMap::new(),
                 }
             })
             .collect()

@@ -1,0 +1,116 @@
+//! `spec.rehearsal`: the scenarios that probes play at weight 0, before any user meets a new revision.
+
+use std::collections::BTreeMap;
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::quantity::Span;
+
+/// The rehearsal at weight 0.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Rehearsal {
+    /// Whether a failed rehearsal stops the release.
+    #[serde(default)]
+    pub policy: RehearsalPolicy,
+    /// The scenarios that are played, in this order; each is reported by name.
+    #[serde(default = "default_scenarios")]
+    #[schemars(length(min = 1, max = 5))]
+    pub scenarios: Vec<Scenario>,
+    /// How many probe sessions take part; absent: `probes.sessions`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 1000))]
+    pub sessions: Option<u32>,
+    /// Gives the rehearsal pods of its own, which no user ever meets and which go when it is over. Absent: the first pods of the new revision.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub isolate: Option<Isolate>,
+    /// How long one step of the rehearsal may take: open, first message, restore, notice.
+    #[serde(default = "default_rehearsal_timeout")]
+    pub timeout: Span,
+}
+
+/// One of the five things that happen to every session sooner or later.
+#[derive(
+    Debug,
+    Clone,
+    Copy,
+    PartialEq,
+    Eq,
+    PartialOrd,
+    Ord,
+    Hash,
+    Serialize,
+    Deserialize,
+    JsonSchema,
+    strum::Display,
+)]
+pub enum Scenario {
+    /// A rolling deployment hands sessions over from the old revision to the new one: back within 5 s on average.
+    HandOff,
+    /// Conversation history, agent context, tool states and user preferences are the same after a move, restored within 2 s, and nobody else sees them.
+    StatePreservation,
+    /// A drain with notice: told, closed in turn with the ordered code, back within 10 s.
+    GracefulShutdown,
+    /// A pod that carries only probe sessions is killed: its sessions are back within 30 s.
+    Crash,
+    /// Refused connects: attempts follow the schedule with jitter, stay within the budget, and are at most 20.
+    BackOff,
+}
+
+/// Pods of its own for a rehearsal.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Isolate {
+    /// Environment of every container of a rehearsal pod, on top of the template's: another database, a sandbox's keys.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    #[schemars(length(max = 64))]
+    pub env: BTreeMap<String, String>,
+    /// Labels of a rehearsal pod, on top of the template's.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    #[schemars(length(max = 32))]
+    pub labels: BTreeMap<String, String>,
+}
+
+/// Whether a failed rehearsal stops the release.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum RehearsalPolicy {
+    /// It does: the revision is rejected and no user meets it.
+    #[default]
+    Required,
+    /// It is reported as a warning, and the release goes on.
+    Advisory,
+}
+
+fn default_scenarios() -> Vec<Scenario> {
+    Scenario::ALL.to_vec()
+}
+
+const fn default_rehearsal_timeout() -> Span {
+    Span::secs(10)
+}
+
+impl Default for Rehearsal {
+    fn default() -> Self {
+        Self {
+            policy: RehearsalPolicy::default(),
+            scenarios: default_scenarios(),
+            sessions: None,
+            isolate: None,
+            timeout: default_rehearsal_timeout(),
+        }
+    }
+}
+
+// === impl Scenario ===
+
+impl Scenario {
+    /// All of them, in the order in which a rehearsal plays them.
+    pub const ALL: [Self; 5] = [
+        Self::HandOff,
+        Self::StatePreservation,
+        Self::GracefulShutdown,
+        Self::Crash,
+        Self::BackOff,
+    ];
+}
