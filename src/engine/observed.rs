@@ -57,6 +57,8 @@ pub struct RevisionView {
     /// Whether its pods answer the drain protocol: `Some(true)` where any does, `Some(false)` where none does and a ready one
     /// definitely refuses it (its drain port is closed, or answers with 404). `None` is unknown: no answer proves nothing.
     pub speaks: Option<bool>,
+    /// Why its pods cannot be made, in the ReplicaSet's own words: a quota is used up, an admission policy refuses them.
+    pub trouble: Option<String>,
     /// Its pods, terminating ones included.
     pub pods: Vec<PodView>,
 }
@@ -226,6 +228,12 @@ impl RevisionView {
     /// Ready pods in rotation.
     pub fn in_rotation(&self) -> u32 {
         self.live().filter(|p| p.ready && p.serving).count() as u32
+    }
+
+    /// What stands in the way of its pods: those that are there and not ready, else those that could not be made.
+    pub fn trouble(&self) -> Option<&str> {
+        let pod = self.live().find_map(|p| p.trouble.as_deref());
+        pod.or(self.trouble.as_deref())
     }
 
     /// Open sessions on the pods that answer, terminating ones included: their sessions are not gone yet.

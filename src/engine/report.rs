@@ -1,7 +1,7 @@
 //! What a phase looks like to people: columns, counts, conditions.
 
 use super::evidence::ProbeTarget;
-use super::observed::Observed;
+use super::observed::{Observed, RevisionView};
 use super::work::Work;
 use crate::api::conditions::{self, DRAINED, PROBES_READY, READY, RECONCILING, REHEARSED, STALLED};
 use crate::api::spec::{DrainMode, Via};
@@ -226,10 +226,7 @@ impl Work<'_> {
 
     fn why_not_ready(&self) -> String {
         let stable = self.stable();
-        let trouble = stable
-            .live()
-            .find_map(|p| p.trouble.clone())
-            .unwrap_or_else(|| "no detail".to_owned());
+        let trouble = stable.trouble().unwrap_or("no detail");
         format!(
             "{} of {} pods are ready: {trouble}",
             stable.ready(),
@@ -248,20 +245,26 @@ impl Work<'_> {
         let stable = self.stable_hash();
         match state {
             State::Initializing(_) => {
+                let view = self.stable();
                 format!(
-                    "{} of {} pods of revision {stable} are ready",
-                    self.stable().ready(),
-                    self.limits.replicas
+                    "{} of {} pods of revision {stable} are ready{}",
+                    view.ready(),
+                    self.limits.replicas,
+                    because(&view)
                 )
             }
             State::Healthy(_) => format!("revision {stable} serves"),
             State::Preflight(_) => self.preflight_sentence(),
-            State::Surging(at) => format!(
-                "{} of {} pods of revision {canary} are ready for step {}",
-                self.canary().ready(),
-                self.canary_target(at.step),
-                at.step + 1
-            ),
+            State::Surging(at) => {
+                let view = self.canary();
+                format!(
+                    "{} of {} pods of revision {canary} are ready for step {}{}",
+                    view.ready(),
+                    self.canary_target(at.step),
+                    at.step + 1,
+                    because(&view)
+                )
+            }
             State::Rehearsing(_) => format!("probes play against revision {canary} at weight 0"),
             State::Shifting(_) => format!("weight {} is being programmed", self.desired_weight()),
             State::Moving(_) => format!(
@@ -300,6 +303,11 @@ impl Work<'_> {
             (None, None, None) => "weights, slots and pins are being checked".to_owned(),
         }
     }
+}
+
+/// What stands in the way of a revision's pods, to be put behind a sentence.
+fn because(view: &RevisionView) -> String {
+    view.trouble().map(|t| format!(": {t}")).unwrap_or_default()
 }
 
 fn role(hash: &str, stable: &str, canary: Option<&str>) -> &'static str {

@@ -220,6 +220,7 @@ fn views(
                     replicas: scale::replicas(set).max(0).unsigned_abs(),
                     via: replica_set::via_of(set),
                     speaks: polled.speaks.get(revision).copied(),
+                    trouble: replica_set::failure(set),
                     pods,
                 },
             )

@@ -146,6 +146,15 @@ pub fn via_of(set: &ReplicaSet) -> Option<Via> {
         .find(|known| known.to_string() == *via)
 }
 
+/// Why the pods of a ReplicaSet cannot be made, in its controller's words; `None` where they can.
+pub fn failure(set: &ReplicaSet) -> Option<String> {
+    let conditions = set.status.as_ref()?.conditions.as_ref()?;
+    let failure = conditions
+        .iter()
+        .find(|c| c.type_ == "ReplicaFailure" && c.status == "True")?;
+    failure.message.clone().or_else(|| failure.reason.clone())
+}
+
 /// The port at which the pods of a ReplicaSet take connections: the sidecar's where they have one, else the application's.
 pub fn traffic_port(set: &ReplicaSet, application: u16) -> u16 {
     if sidecar::is_in(set) {

@@ -145,3 +145,19 @@ fn a_role_is_changed_only_where_it_differs() {
         Some(Role::Stable)
     );
 }
+
+#[test]
+fn a_quota_that_is_used_up_is_told_in_the_controllers_words() {
+    let mut set = ReplicaSet::default();
+    assert_eq!(failure(&set), None);
+    let with = |status: &str| {
+        serde_json::from_value(json!({"replicas": 0, "conditions": [
+            {"type": "ReplicaFailure", "status": status, "reason": "FailedCreate", "message": "exceeded quota: pods"},
+        ]}))
+        .unwrap()
+    };
+    set.status = Some(with("True"));
+    assert_eq!(failure(&set).as_deref(), Some("exceeded quota: pods"));
+    set.status = Some(with("False"));
+    assert_eq!(failure(&set), None);
+}

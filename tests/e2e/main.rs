@@ -9,6 +9,7 @@ mod harness;
 mod broken;
 mod deletion;
 mod drains;
+mod faults;
 mod inputs;
 mod natives;
 mod operator;

@@ -67,8 +67,7 @@ impl Work<'_> {
         let (canary, target) = (self.canary(), self.canary_target(at.step));
         if canary.ready() < target {
             if self.over_progress_deadline() {
-                let trouble = canary.live().find_map(|p| p.trouble.clone());
-                let trouble = trouble.map(|t| format!(": {t}")).unwrap_or_default();
+                let trouble = canary.trouble().map(|t| format!(": {t}")).unwrap_or_default();
                 let message = format!(
                     "{} of {target} pods of revision {} are ready after {}{trouble}",
                     canary.ready(),

@@ -35,6 +35,7 @@ impl World {
                     pods: pods.map(|p| self.view(p)).collect(),
                     via: Some(self.case.via()),
                     speaks: self.case.speaks(),
+                    trouble: None,
                 };
                 (revision.clone(), view)
             })

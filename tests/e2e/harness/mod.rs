@@ -3,8 +3,10 @@
 mod app;
 mod cluster;
 mod load;
+mod mischief;
 mod namespace;
 mod objects;
+mod partition;
 mod settings;
 mod status;
 mod stranger;
@@ -19,6 +21,7 @@ use kube::Client;
 
 pub use app::{App, NAME, PORT, route};
 pub use load::{Load, Summary};
+pub use partition::Partition;
 pub use settings::Settings;
 pub use status::{reason_of, weight_of};
 pub use stranger::Server;
