@@ -1,7 +1,5 @@
 //! `spec.rehearsal`: the scenarios that probes play at weight 0, before any user meets a new revision.
 
-use std::collections::BTreeMap;
-
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -22,9 +20,6 @@ pub struct Rehearsal {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 1000))]
     pub sessions: Option<u32>,
-    /// Gives the rehearsal pods of its own, which no user ever meets and which go when it is over. Absent: the first pods of the new revision.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub isolate: Option<Isolate>,
     /// How long one step of the rehearsal may take: open, first message, restore, notice.
     #[serde(default = "default_rehearsal_timeout")]
     pub timeout: Span,
@@ -58,20 +53,6 @@ pub enum Scenario {
     BackOff,
 }
 
-/// Pods of its own for a rehearsal.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "camelCase")]
-pub struct Isolate {
-    /// Environment of every container of a rehearsal pod, on top of the template's: another database, a sandbox's keys.
-    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-    #[schemars(length(max = 64))]
-    pub env: BTreeMap<String, String>,
-    /// Labels of a rehearsal pod, on top of the template's.
-    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-    #[schemars(length(max = 32))]
-    pub labels: BTreeMap<String, String>,
-}
-
 /// Whether a failed rehearsal stops the release.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub enum RehearsalPolicy {
@@ -80,6 +61,62 @@ pub enum RehearsalPolicy {
     Required,
     /// It is reported as a warning, and the release goes on.
     Advisory,
+}
+
+/// What became of the last rehearsal.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct RehearsalStatus {
+    /// The revision that was rehearsed.
+    pub revision: String,
+    /// The scenarios that were begun, in their order.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 5))]
+    pub scenarios: Vec<ScenarioStatus>,
+}
+
+/// One scenario with its figures.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct ScenarioStatus {
+    /// Which one.
+    pub name: Scenario,
+    /// How it ended.
+    pub outcome: ScenarioResult,
+    /// One sentence with its numbers: what was shown, what did not hold, or why it was not played.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 1024))]
+    pub message: Option<String>,
+    /// Probe sessions that took part.
+    pub sessions: i64,
+    /// Reconnects, failed attempts included.
+    pub attempts: i64,
+    /// Of them, those after which the session was restored.
+    pub restored: i64,
+    /// Median time from the first dial to restored, in milliseconds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub p50_ms: Option<i64>,
+    /// 95th percentile of the same.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub p95_ms: Option<i64>,
+    /// What its service level limits, on average: for `StatePreservation` the time until the state was read, for all others that to restored; in milliseconds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mean_ms: Option<i64>,
+    /// The average that its service level allows, in milliseconds.
+    pub limit_ms: i64,
+}
+
+/// How a scenario ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema, strum::Display)]
+pub enum ScenarioResult {
+    /// It is being played.
+    Running,
+    /// Every check held.
+    Passed,
+    /// A check did not hold.
+    Failed,
+    /// It could not be played here; that is no failure.
+    Skipped,
 }
 
 fn default_scenarios() -> Vec<Scenario> {
@@ -96,7 +133,6 @@ impl Default for Rehearsal {
             policy: RehearsalPolicy::default(),
             scenarios: default_scenarios(),
             sessions: None,
-            isolate: None,
             timeout: default_rehearsal_timeout(),
         }
     }

@@ -10,7 +10,7 @@ pub use super::drain::{
 };
 pub use super::probes::{ProbeDialect, Probes, SecretKeyRef, TokenFrom};
 use super::quantity::{Count, Span};
-pub use super::rehearsal::{Isolate, Rehearsal, RehearsalPolicy, Scenario};
+pub use super::rehearsal::{Rehearsal, RehearsalPolicy, Scenario};
 use super::status::RolloutStatus;
 pub use super::thresholds::{
     BreachAction, CountThreshold, ReturnThreshold, SuccessThreshold, Thresholds, TimeThreshold,

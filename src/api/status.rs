@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 pub use super::moving::{
     DrainStatus, Leaving, Pace, PaceSeen, Returned, Settling, Wave, WavePod, WaveReason, Window,
 };
+pub use super::rehearsal::{RehearsalStatus, ScenarioResult, ScenarioStatus};
 use super::spec::{Drain, Rollback, Step, Thresholds, Via};
 
 /// Where a rollout is.
@@ -63,6 +64,9 @@ pub struct RolloutStatus {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 8))]
     pub leaving: Vec<Leaving>,
+    /// What became of the last rehearsal, scenario by scenario.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rehearsal: Option<RehearsalStatus>,
     /// The last verdict, in one sentence with its numbers.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub verdict: Option<Verdict>,
@@ -151,6 +155,24 @@ pub struct Rehearsing {
     pub attempt: u32,
     /// Whether the new revision's pods, which only probes are on, are asked to drain.
     pub draining: bool,
+    /// Whether they were asked in this attempt.
+    #[serde(default)]
+    pub drained: bool,
+    /// The pod, which only probes are on, that is killed: named here before.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub crash: Option<CrashedPod>,
+}
+
+/// A pod that a rehearsal kills.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct CrashedPod {
+    /// Its name.
+    #[schemars(length(max = 253))]
+    pub pod: String,
+    /// Its UID: no other pod is killed in its place.
+    #[schemars(length(max = 64))]
+    pub uid: String,
 }
 
 /// A pause.
@@ -291,6 +313,9 @@ pub struct Pins {
     pub probe_stable: String,
     /// Header value that leads probes to the new revision.
     pub probe_canary: String,
+    /// Header value that leads probes to nobody, so that their connects are refused; absent where no scenario needs it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub probe_nobody: Option<String>,
     /// Query value that leads moved sessions to the revision they are moved to.
     pub hint: String,
 }

@@ -8,6 +8,7 @@ pub mod load;
 pub mod operator;
 pub mod output;
 pub mod probe;
+pub mod rehearse;
 pub mod request;
 pub mod service;
 pub mod sidecar;
@@ -54,6 +55,8 @@ enum Verb {
     Load(load::LoadArgs),
     /// Check that sessions of a service survive a reconnect
     Probe(probe::ProbeArgs),
+    /// Play the five scenarios against a service without a cluster: hand-off, state, graceful shutdown, crash, back-off
+    Rehearse(Box<rehearse::RehearseArgs>),
     /// Say what will go wrong, from the manifests alone
     Lint(lint::LintArgs),
     /// Play the drain protocol against an implementation, and say what holds and what does not
@@ -102,6 +105,7 @@ impl Verb {
             Self::Retry(args) => args.run(Request::Retry).await,
             Self::Load(args) => args.run().await,
             Self::Probe(args) => args.run().await,
+            Self::Rehearse(args) => args.run().await,
             Self::Lint(args) => args.run(),
             Self::Conformance(args) => args.run().await,
             Self::Crd => output::print(&crd::yaml()?),
@@ -142,6 +146,7 @@ mod tests {
             "wsroll retry chat --wait 1m30s",
             "wsroll load --url ws://chat/ws --sessions 5 --say-every 500ms -o json",
             "wsroll probe --url ws://chat/ws --connect-to 10.0.0.1:80",
+            "wsroll rehearse --url ws://127.0.0.1:8080/ws --start-command ./serve --scenarios crash,BackOff --clients 5,10 --duration 1h -o junit",
             "wsroll sidecar --listen 0.0.0.0:9910 --application 127.0.0.1:8080 --threads 2 --grace 5s",
             "wsroll conformance --url http://10.0.0.1:9911 --token-file /t --ws ws://10.0.0.1:8080/ws --declare-notice wsroll=1",
             "wsroll crd",
@@ -156,6 +161,8 @@ mod tests {
             "wsroll promote",
             "wsroll lint",
             "wsroll promote chat --wait -1s",
+            "wsroll rehearse --url ws://chat/ws --scenarios Fire",
+            "wsroll rehearse --url ws://chat/ws --stop-command ./stop",
             "wsroll status chat -o table",
         ] {
             Args::try_parse_from(line.split(' ')).unwrap_err();

@@ -100,6 +100,19 @@ pub struct RehearsalPods {
     pub pods: BTreeMap<String, u32>,
 }
 
+/// What the operator has done for a rehearsal until now; the probes are told with every round.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct RehearsalActs {
+    /// Whether the pods of the revision are under the rehearsal's order to drain.
+    pub draining: bool,
+    /// The pod that was killed.
+    pub crashed: Option<String>,
+    /// Why what is waited for was not done yet, in one sentence.
+    pub hindrance: Option<String>,
+    /// Open sessions by the name of the pod that reports them; pods that report none are not in it.
+    pub open: BTreeMap<String, u64>,
+}
+
 /// What became of one scenario.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -142,7 +155,8 @@ pub enum ScenarioOutcome {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct RehearsalFailure {
-    /// Name of the check: `connected`, `firstMessage`, `restored`, `stateEqual`, `revision`, `notice`, `closeCode`, `isolation`, `unannounced`.
+    /// Name of the check: `connected`, `firstMessage`, `restored`, `stateEqual`, `revision`, `notice`, `closeCode`, `isolation`, `unannounced`, `openCount`, `crashed`,
+    /// `refused`, `schedule`, `attempts`, `jitter`, `budget`, `inTime`.
     pub check: String,
     /// One sentence with its numbers; holds no token and no payload.
     pub message: String,

@@ -150,6 +150,9 @@ pub struct PinsView {
     pub accepted: Result<(), String>,
 }
 
+/// Where a pin leads that leads to nobody, in the place of a slot: a Service that no pod belongs to.
+pub const NOBODY: &str = "nobody";
+
 /// A pin: who presents the value lands on the slot.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct PinRule {

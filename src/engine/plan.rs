@@ -2,10 +2,10 @@
 
 use std::time::Duration;
 
-use super::evidence::ProbeTarget;
+use super::evidence::{ProbeTarget, RehearsalActs};
 use super::observed::PinRule;
 use crate::api::RolloutStatus;
-use crate::api::spec::DrainMode;
+use crate::api::spec::{DrainMode, Scenario};
 use crate::api::status::SlotWeights;
 
 /// A decision. `status` is written first; then the actions are carried out in order, and the first failure ends the round.
@@ -73,6 +73,13 @@ pub enum Action {
         uid: String,
         /// `spec.replicas` that was observed: one less is what stays.
         from: u32,
+    },
+    /// Kill this one pod of a rehearsal, which carries none but probes: deleted without a grace period. Its ReplicaSet makes another.
+    Crash {
+        /// Name of the pod.
+        pod: String,
+        /// UID of the pod.
+        uid: String,
     },
     /// Point a slot's Service at a revision; creates the Service where it is missing.
     PointSlot {
@@ -202,6 +209,10 @@ pub enum ProbePlan {
         stable_pin: String,
         /// Header value that leads to the new one.
         canary_pin: String,
+        /// Header value that leads to nobody.
+        nobody_pin: Option<String>,
+        /// The scenarios, in their order.
+        scenarios: Vec<Scenario>,
         /// The new revision: who answers behind its pin has to say so.
         canary: String,
         /// Close code that an ordered drain must end with.
@@ -211,6 +222,10 @@ pub enum ProbePlan {
         /// Whether a client that declared that it understands notices gets one; a sidecar may be set up to send none, and its close code
         /// in turn is announcement enough.
         notices: bool,
+        /// Reconnects in a second that the service can bear.
+        connects_per_second: u32,
+        /// What was done for it until now.
+        acts: RehearsalActs,
     },
     /// Hold sessions and reconnect them.
     Fleet {

@@ -3,6 +3,7 @@
 use super::observed::Observed;
 use super::plan::Note;
 use super::work::Work;
+use crate::api::spec::Scenario;
 use crate::api::status::{
     Baseline, PastRelease, PauseReason, Pins, Rejected, Release, Request, RequestResult, RolledBack, Since,
     State, Verb,
@@ -237,6 +238,11 @@ impl Work<'_> {
             pins: Pins {
                 probe_stable: part(4, 20),
                 probe_canary: part(20, 36),
+                probe_nobody: spec
+                    .rehearsal
+                    .scenarios
+                    .contains(&Scenario::BackOff)
+                    .then(|| part(48, 64)),
                 hint: part(36, 48),
             },
             programming_ms: None,

@@ -5,7 +5,7 @@ use super::observed::{Observed, RevisionView};
 use super::work::Work;
 use crate::api::conditions::{self, DRAINED, PROBES_READY, READY, RECONCILING, REHEARSED, STALLED};
 use crate::api::spec::{DrainMode, Via};
-use crate::api::status::{DrainStatus, Pace, PauseReason, RevisionStatus, State};
+use crate::api::status::{DrainStatus, Pace, PauseReason, RevisionStatus, ScenarioResult, State};
 use crate::api::{GROUP, RolloutStatus};
 
 /// Most revisions that status lists.
@@ -169,6 +169,7 @@ impl Work<'_> {
                 &message,
             );
         }
+        let scenarios = self.scenarios();
         if let Some(release) = self.release() {
             let failed = matches!(state, State::RollingBack(back) if back.reason == "RehearsalFailed");
             let reason = if failed {
@@ -182,12 +183,26 @@ impl Work<'_> {
                 REHEARSED,
                 release.rehearsed,
                 reason,
-                if failed { &message } else { "" },
+                if failed { &message } else { &scenarios },
             );
         }
         let (drained, reason, message) = self.drained();
         set(DRAINED, drained, reason, &message);
         self.status.conditions = list;
+    }
+
+    /// The scenarios of the last rehearsal by their outcome, in one sentence.
+    fn scenarios(&self) -> String {
+        let lines = self
+            .status
+            .rehearsal
+            .iter()
+            .flat_map(|rehearsal| &rehearsal.scenarios);
+        let told = lines.map(|line| match (line.outcome, &line.message) {
+            (ScenarioResult::Skipped, Some(why)) => format!("{} was not played: {why}", line.name),
+            (outcome, _) => format!("{} {}", line.name, outcome.to_string().to_lowercase()),
+        });
+        told.collect::<Vec<_>>().join("; ")
     }
 
     /// The condition `Drained`.
@@ -343,6 +358,7 @@ pub fn progress_only(old: &RolloutStatus, new: &RolloutStatus) -> bool {
             ..DrainStatus::default()
         });
         status.verdict = None;
+        status.rehearsal = None;
         status.replicas = 0;
         status.ready_replicas = 0;
         for condition in &mut status.conditions {

@@ -21,7 +21,7 @@ use crate::api::spec::DrainMode;
 use crate::drain::client::Error as DrainError;
 use crate::drain::protocol::{DEFAULT_PORT, DrainOrder, Hint, Mode, OnDeadline, Reason, Reconnect, Select};
 use crate::engine::Action;
-use crate::engine::observed::{PinKind, PinRule};
+use crate::engine::observed::{NOBODY, PinKind, PinRule};
 use crate::engine::plan::{self, Order, Role};
 use crate::traffic::gateway_api::HTTPRoute;
 use crate::traffic::pins::{self, Carrier, Pin};
@@ -72,10 +72,11 @@ async fn one(ctx: &Context, scene: &Scene, action: &Action, memory: &Mutex<Memor
             uid,
             from,
         } => dismiss(ctx, scene, revision, (pod, uid), *from).await,
+        Action::Crash { pod, uid } => crash(ctx, scene, pod, uid).await,
         Action::PointSlot { slot, revision } => point_slot(ctx, scene, slot, revision).await,
         Action::SetWeights { weights } => set_weights(ctx, scene, weights).await,
         Action::EnsurePins { pins } => ensure_pins(ctx, scene, pins).await,
-        Action::DeletePins => delete_pins(ctx, scene, |_| true).await,
+        Action::DeletePins => delete_pins(ctx, scene).await,
         Action::LeaveRotation { uid, .. } => patch_pod(ctx, scene, uid, PodFacts::leave_rotation).await,
         Action::EnterRotation { uid, role, .. } => {
             let role = wire_role(*role);
@@ -206,15 +207,32 @@ async fn dismiss(
         return patch_pod(ctx, scene, uid, |pod| pod.set_deletion_cost(RETIRED_COST)).await;
     }
     retire(ctx, scene, revision, &gone, from, from.saturating_sub(1)).await?;
+    delete_pod(ctx, scene, "dismiss a pod", (pod, uid), None).await
+}
+
+/// Kills a pod of a rehearsal. Its ReplicaSet makes another in its place.
+async fn crash(ctx: &Context, scene: &Scene, pod: &str, uid: &str) -> Result<()> {
+    delete_pod(ctx, scene, "kill a pod of a rehearsal", (pod, uid), Some(0)).await
+}
+
+/// Deletes a pod by its UID; one that is gone, or another of its name, is none of ours.
+async fn delete_pod(
+    ctx: &Context,
+    scene: &Scene,
+    call: &'static str,
+    (pod, uid): (&str, &str),
+    grace_seconds: Option<u32>,
+) -> Result<()> {
     let pods: Api<Pod> = Api::namespaced(ctx.client.clone(), &scene.observed.rollout.namespace);
     let params = DeleteParams {
+        grace_period_seconds: grace_seconds,
         preconditions: Some(Preconditions {
             uid: Some(uid.to_owned()),
             resource_version: None,
         }),
         ..DeleteParams::default()
     };
-    match ctx.write("dismiss a pod", pods.delete(pod, &params)).await {
+    match ctx.write(call, pods.delete(pod, &params)).await {
         Ok(_) | Err(Error::Raced { .. }) => Ok(()),
         Err(Error::Api { source, .. }) if is_gone(&source) => Ok(()),
         Err(error) => Err(error),
@@ -358,6 +376,10 @@ async fn ensure_pins(ctx: &Context, scene: &Scene, wanted: &[PinRule]) -> Result
     let rollout = &scene.observed.rollout;
     let written: Vec<WrittenPin> = wanted.iter().map(WrittenPin::of).collect();
     let built = pins_routes(rollout, &scene.routes, &written).map_err(Error::Pins)?;
+    let leads_to_nobody = wanted.iter().any(|pin| pin.slot == NOBODY);
+    if leads_to_nobody {
+        create_nobody(ctx, scene).await?;
+    }
     let routes: Api<HTTPRoute> = Api::namespaced(ctx.client.clone(), &rollout.namespace);
     for route in &built {
         let params = PatchParams::apply(MANAGER_ROUTES).force();
@@ -367,14 +389,68 @@ async fn ensure_pins(ctx: &Context, scene: &Scene, wanted: &[PinRule]) -> Result
         )
         .await?;
     }
-    delete_pins(ctx, scene, |name| {
+    delete_routes(ctx, scene, |name| {
         !built.iter().any(|route| route.name_any() == name)
     })
-    .await
+    .await?;
+    if leads_to_nobody {
+        return Ok(());
+    }
+    delete_nobody(ctx, scene).await
+}
+
+/// The Service that no pod belongs to, for the pin that leads there.
+async fn create_nobody(ctx: &Context, scene: &Scene) -> Result<()> {
+    let rollout = &scene.observed.rollout;
+    match &scene.nobody {
+        Some(service) if slots::leads_to_nobody(service, &rollout.name) => Ok(()),
+        Some(service) => Err(Error::SlotTaken {
+            name: service.name_any(),
+        }),
+        None => {
+            let services: Api<Service> = Api::namespaced(ctx.client.clone(), &rollout.namespace);
+            let service = slots::nobody(&parent(rollout), rollout.spec.traffic.port);
+            existing_is_fine(
+                ctx.write(
+                    "create the service of nobody",
+                    services.create(&params(), &service),
+                )
+                .await,
+            )
+        }
+    }
+}
+
+async fn delete_nobody(ctx: &Context, scene: &Scene) -> Result<()> {
+    let rollout = &scene.observed.rollout;
+    let ours = |service: &&Service| slots::leads_to_nobody(service, &rollout.name);
+    let Some(service) = scene.nobody.as_ref().filter(ours) else {
+        return Ok(());
+    };
+    let services: Api<Service> = Api::namespaced(ctx.client.clone(), &rollout.namespace);
+    let name = service.name_any();
+    let gone = ctx
+        .write(
+            "delete the service of nobody",
+            services.delete(&name, &DeleteParams::default()),
+        )
+        .await;
+    match gone {
+        Ok(_) => Ok(()),
+        Err(Error::Api { source, .. }) if is_gone(&source) => Ok(()),
+        Err(error) => Err(error),
+    }
+}
+
+/// Deletes all our pins routes, and what only they lead to.
+pub async fn delete_pins(ctx: &Context, scene: &Scene) -> Result<()> {
+    // First, since nobody would look for it once the routes are gone.
+    delete_nobody(ctx, scene).await?;
+    delete_routes(ctx, scene, |_| true).await
 }
 
 /// Deletes our pins routes whose name fits; gone already is as good.
-pub async fn delete_pins(ctx: &Context, scene: &Scene, fits: impl Fn(&str) -> bool) -> Result<()> {
+async fn delete_routes(ctx: &Context, scene: &Scene, fits: impl Fn(&str) -> bool) -> Result<()> {
     let rollout = &scene.observed.rollout;
     let routes: Api<HTTPRoute> = Api::namespaced(ctx.client.clone(), &rollout.namespace);
     for route in scene.pins.iter().filter(|r| fits(&r.name_any())) {

@@ -64,7 +64,7 @@ async fn give_back(ctx: &Context, scene: &Scene) -> Result<()> {
             }
         }
     }
-    delete_pins(ctx, scene, |_| true).await
+    delete_pins(ctx, scene).await
 }
 
 /// Cancels an order. A pod that cannot be reached stops by itself when the lease of its order runs out.

@@ -16,7 +16,7 @@ use crate::api::{ALL_SLOTS, ANNOTATION_REQUEST, ValidatedRollout, WebSocketRollo
 use crate::drain::Token;
 use crate::drain::protocol::{DrainState, SessionsReport};
 use crate::engine::Observed;
-use crate::engine::observed::{DrainView, PinsView, PodView, RevisionView, RouteView, SessionsView};
+use crate::engine::observed::{DrainView, NOBODY, PinsView, PodView, RevisionView, RouteView, SessionsView};
 use crate::probe::Seen;
 use crate::traffic::gateway_api::HTTPRoute;
 use crate::traffic::{http_route, pins, slots};
@@ -39,6 +39,8 @@ pub struct Scene {
     pub pins: Vec<HTTPRoute>,
     /// The slots' Services, by slot.
     pub slots: BTreeMap<String, Service>,
+    /// The Service of the name that leads to nobody, whoever made it.
+    pub nobody: Option<Service>,
     /// Drain tokens by revision.
     pub tokens: BTreeMap<String, Token>,
 }
@@ -86,18 +88,9 @@ pub async fn observe(
                 .map(|s| (slot.to_owned(), s.clone()))
         })
         .collect();
-    let pins_there: Vec<HTTPRoute> = routes
-        .iter()
-        .filter(|r| r.annotations().contains_key(ANNOTATION_PINS) && is_ours(r.labels(), &rollout.name))
-        .cloned()
-        .collect();
-    let mine: Vec<HTTPRoute> = rollout
-        .spec
-        .traffic
-        .routes
-        .iter()
-        .filter_map(|wanted| routes.iter().find(|r| r.name_any() == wanted.name).cloned())
-        .collect();
+    let nobody = slots::service_name(&rollout.name, NOBODY);
+    let nobody = services.iter().find(|s| s.name_any() == nobody).cloned();
+    let (mine, pins_there) = our_routes(&rollout, &routes);
 
     let waiting = matches!(
         status.state,
@@ -150,6 +143,7 @@ pub async fn observe(
         routes: mine,
         pins: pins_there,
         slots,
+        nobody,
         tokens,
     })
 }
@@ -169,6 +163,16 @@ pub fn parent(rollout: &ValidatedRollout) -> Parent<'_> {
         namespace: &rollout.namespace,
         uid: &rollout.uid,
     }
+}
+
+/// The routes of the user's that the rollout names, and our pins routes.
+fn our_routes(rollout: &ValidatedRollout, routes: &[HTTPRoute]) -> (Vec<HTTPRoute>, Vec<HTTPRoute>) {
+    let wanted = rollout.spec.traffic.routes.iter();
+    let mine = wanted.filter_map(|wanted| routes.iter().find(|r| r.name_any() == wanted.name).cloned());
+    let pins = routes
+        .iter()
+        .filter(|r| r.annotations().contains_key(ANNOTATION_PINS) && is_ours(r.labels(), &rollout.name));
+    (mine.collect(), pins.cloned().collect())
 }
 
 fn entropy() -> String {

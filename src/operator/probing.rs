@@ -20,6 +20,8 @@ use crate::session::{Dialect, Pin, Token};
 const TOKEN_AGE: Duration = Duration::from_secs(30);
 /// How long a look may take: the lease and other rollouts wait for nobody.
 const LOOK_LIMIT: Duration = Duration::from_secs(3);
+/// How long a session may take that lost its pod: twice what its service level allows on average, for a pod has to start.
+const CRASH_LIMIT: Duration = Duration::from_mins(1);
 /// A message without an answer for so long is a failed health check.
 const HEALTH_LIMIT: Duration = Duration::from_secs(5);
 
@@ -37,23 +39,36 @@ pub async fn job(
             run,
             stable_pin,
             canary_pin,
+            nobody_pin,
+            scenarios,
             canary,
             close_code,
             drains,
             notices,
+            connects_per_second,
+            acts,
         } => {
             let limit = spec.rehearsal.timeout.0;
             let mut job = RehearsalJob::new(Some(pin(stable_pin)?), pin(canary_pin)?, *close_code);
             job.canary_revision = Some(canary.clone());
+            job.scenarios.clone_from(scenarios);
+            job.nobody_pin = match nobody_pin {
+                Some(value) => Some(pin(value)?),
+                None => None,
+            };
             job.drains = *drains;
             job.notices = *notices;
+            job.connects_per_second = *connects_per_second;
+            job.acts = acts.clone();
             job.timeouts = RehearsalTimeouts {
                 restored: limit,
                 exchange: limit,
                 drain: limit * 3,
+                crash: CRASH_LIMIT.max(limit),
             };
             job.success_floor_percent = f64::from(spec.thresholds.reconnect_success.advance_above_percent);
-            (run.clone(), spec.probes.sessions, ProbeKind::Rehearsal(job))
+            let sessions = spec.rehearsal.sessions.unwrap_or(spec.probes.sessions);
+            (run.clone(), sessions, ProbeKind::Rehearsal(job))
         }
         ProbePlan::Fleet {
             run,

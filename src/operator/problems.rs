@@ -17,7 +17,7 @@ use crate::api::spec::HintKind;
 use crate::api::{ANNOTATION_ACKNOWLEDGE, ValidatedRollout, WebSocketRollout};
 use crate::drain::Token;
 use crate::engine::evidence::{ProbeEvidence, ProbeTarget};
-use crate::engine::observed::{PinKind, PinRule, Problem};
+use crate::engine::observed::{NOBODY, PinKind, PinRule, Problem};
 use crate::traffic::conflicts::{self, Claim, Contested};
 use crate::traffic::gateway_api::HTTPRoute;
 use crate::traffic::{http_route, slots};
@@ -182,9 +182,13 @@ fn foreign_services(
 
 fn taken_slots(rollout: &ValidatedRollout, services: &[Service]) -> Vec<Problem> {
     let ours = slots::service_names(&rollout.name, rollout.slots());
+    let nobody = slots::service_name(&rollout.name, NOBODY);
     services
         .iter()
-        .filter(|s| ours.contains(&s.name_any()) && !is_slot(s, &rollout.name))
+        .filter(|s| {
+            let slot = ours.contains(&s.name_any()) && !is_slot(s, &rollout.name);
+            slot || (s.name_any() == nobody && !slots::leads_to_nobody(s, &rollout.name))
+        })
         .map(|s| Problem {
             reason: "SlotTaken",
             message: format!(

@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 
-use crate::engine::evidence::ProbeTarget;
+use crate::api::spec::Scenario;
+use crate::engine::evidence::{ProbeTarget, RehearsalActs};
 use crate::session::{ConfigError, Dialect, Endpoint, Met, Pin, Profiles, SessionConfig, Token};
 
 /// The `User-Agent` of every probe, so that services can leave them out of their own figures.
@@ -55,13 +56,17 @@ pub enum ProbeKind {
     Fleet(FleetJob),
 }
 
-/// The scenarios of a rehearsal: hand-over from stable to the canary, then a drain with notice.
+/// A rehearsal: which scenarios, against what, and what the operator has done for it until now.
 #[derive(Debug, Clone)]
 pub struct RehearsalJob {
+    /// The scenarios, in this order.
+    pub scenarios: Vec<Scenario>,
     /// Leads to stable; `None` where there is none yet, and sessions begin on the canary.
     pub stable_pin: Option<Pin>,
     /// Leads to the revision under test.
     pub canary_pin: Pin,
+    /// Leads to nobody, so that connects are refused; `None` where there is no such way.
+    pub nobody_pin: Option<Pin>,
     /// The revision that must answer behind the canary's pin, where the service tells its revision.
     pub canary_revision: Option<String>,
     /// The code that the drain must close with.
@@ -72,8 +77,12 @@ pub struct RehearsalJob {
     pub notices: bool,
     /// Least share of connection attempts that must succeed, in percent.
     pub success_floor_percent: f64,
+    /// Reconnects in a second that the service can bear.
+    pub connects_per_second: u32,
     /// Bounds.
     pub timeouts: RehearsalTimeouts,
+    /// What the operator has done; of a run that is under way only this may change.
+    pub acts: RehearsalActs,
 }
 
 /// How long each part of a rehearsal may take.
@@ -85,6 +94,8 @@ pub struct RehearsalTimeouts {
     pub exchange: Duration,
     /// From [`AwaitingDrain`](crate::engine::evidence::RehearsalStage::AwaitingDrain) until every session was closed.
     pub drain: Duration,
+    /// From the death of a pod until its sessions are restored, one by one.
+    pub crash: Duration,
 }
 
 /// A fleet that stays.
@@ -134,6 +145,7 @@ impl Default for RehearsalTimeouts {
             restored: Duration::from_secs(10),
             exchange: Duration::from_secs(5),
             drain: Duration::from_mins(2),
+            crash: Duration::from_mins(1),
         }
     }
 }
@@ -141,17 +153,21 @@ impl Default for RehearsalTimeouts {
 // === impl RehearsalJob ===
 
 impl RehearsalJob {
-    /// A rehearsal with default bounds: nine attempts in ten must succeed.
+    /// All five scenarios with default bounds: nine attempts in ten must succeed.
     pub fn new(stable_pin: Option<Pin>, canary_pin: Pin, close_code: u16) -> Self {
         Self {
+            scenarios: Scenario::ALL.to_vec(),
             stable_pin,
             canary_pin,
+            nobody_pin: None,
             canary_revision: None,
             close_code,
             drains: true,
             notices: true,
             success_floor_percent: 90.0,
+            connects_per_second: 50,
             timeouts: RehearsalTimeouts::default(),
+            acts: RehearsalActs::default(),
         }
     }
 }

@@ -7,8 +7,8 @@ use jiff::Timestamp;
 
 use super::job::{ProbeDial, RehearsalTimeouts};
 use super::record::Recorder;
-use super::scenario::{Step, Walk};
 use super::together::Goals;
+use super::walk::{Step, Walk};
 use crate::engine::evidence::{ProbeFigures, RehearsalFailure};
 use crate::session::{ConfigError, Pin, Session};
 

@@ -27,7 +27,11 @@ pub(super) enum Sample {
 
 /// What the sessions of one target report into.
 #[derive(Debug, Clone)]
-pub(super) struct Recorder(Arc<Mutex<Record>>);
+pub(super) struct Recorder {
+    record: Arc<Mutex<Record>>,
+    /// What is recorded here counts there as well.
+    whole: Option<Arc<Mutex<Record>>>,
+}
 
 #[derive(Debug)]
 struct Record {
@@ -50,23 +54,41 @@ struct Counts {
 
 impl Recorder {
     pub(super) fn new(since: Timestamp) -> Self {
-        Self(Arc::new(Mutex::new(Record {
-            since,
-            samples: VecDeque::new(),
-            total: Counts::default(),
-            open: 0,
-            failures_in_a_row: 0,
-            last_failure: None,
-        })))
+        Self {
+            record: Arc::new(Mutex::new(Record {
+                since,
+                samples: VecDeque::new(),
+                total: Counts::default(),
+                open: 0,
+                failures_in_a_row: 0,
+                last_failure: None,
+            })),
+            whole: None,
+        }
+    }
+
+    /// A recorder for a part: what it records counts here as well.
+    pub(super) fn part(&self) -> Self {
+        let since = self.lock().since;
+        Self {
+            whole: Some(self.record.clone()),
+            ..Self::new(since)
+        }
     }
 
     pub(super) fn restored(&self, after: Duration, now: Instant) {
-        self.lock().add(Sample::Restored(after), None, now);
+        self.add(Sample::Restored(after), None, now);
+    }
+
+    fn add(&self, sample: Sample, sentence: Option<&String>, now: Instant) {
+        for record in [Some(&self.record), self.whole.as_ref()].into_iter().flatten() {
+            lock(record).add(sample, sentence.cloned(), now);
+        }
     }
 
     /// `sentence` holds no token and no payload.
     pub(super) fn failed(&self, sample: Sample, sentence: String, now: Instant) {
-        self.lock().add(sample, Some(sentence), now);
+        self.add(sample, Some(&sentence), now);
     }
 
     /// A session came up or went down.
@@ -113,10 +135,19 @@ impl Recorder {
         }
     }
 
-    fn lock(&self) -> MutexGuard<'_, Record> {
-        // Counters stay meaningful even if a holder panicked.
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    /// The mean time from the first dial to restored.
+    pub(super) fn mean(&self) -> Option<Duration> {
+        self.lock().total.mean()
     }
+
+    fn lock(&self) -> MutexGuard<'_, Record> {
+        lock(&self.record)
+    }
+}
+
+fn lock(record: &Mutex<Record>) -> MutexGuard<'_, Record> {
+    // Counters stay meaningful even if a holder panicked.
+    record.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 // === impl Record ===
@@ -160,6 +191,14 @@ impl Counts {
             Sample::StateLost => figures.state_lost += 1,
             Sample::Unannounced => figures.unannounced += 1,
         }
+    }
+
+    fn mean(&self) -> Option<Duration> {
+        let count = u32::try_from(self.restored_ms.len())
+            .ok()
+            .filter(|count| *count > 0)?;
+        let sum: u64 = self.restored_ms.iter().map(|&ms| u64::from(ms)).sum();
+        Some(Duration::from_millis(sum) / count)
     }
 
     fn figures(&self) -> ProbeFigures {
@@ -222,8 +261,21 @@ mod tests {
     }
 
     #[test]
+    fn a_part_counts_in_the_whole_and_not_the_other_way() {
+        let whole = Recorder::new(Timestamp::UNIX_EPOCH);
+        let (part, now) = (whole.part(), Instant::now());
+        part.restored(ms(100), now);
+        part.restored(ms(300), now);
+        whole.restored(ms(800), now);
+        assert_eq!((part.mean(), whole.mean()), (Some(ms(200)), Some(ms(400))));
+        assert_eq!((part.figures().restored, whole.figures().restored), (2, 3));
+    }
+
+    #[test]
     fn no_sample_is_no_percentile() {
-        let figures = Recorder::new(Timestamp::UNIX_EPOCH).figures();
+        let recorder = Recorder::new(Timestamp::UNIX_EPOCH);
+        assert_eq!(recorder.mean(), None);
+        let figures = recorder.figures();
         assert_eq!((figures.restored_p50_ms, figures.success_percent()), (None, None));
     }
 

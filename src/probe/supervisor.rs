@@ -65,7 +65,7 @@ impl ProbeSupervisor {
     }
 
     /// Makes the run under this key the one that the job names: starts it, keeps it, replaces another, or stops it
-    /// when there is no job. Must be called within a tokio runtime. An error leaves what runs as it is.
+    /// when there is no job. A rehearsal that is kept hears what the operator has done. Must be called within a tokio runtime. An error leaves what runs as it is.
     pub fn ensure(&self, key: &str, job: Option<ProbeJob>) -> Result<(), ConfigError> {
         let mut running = self.lock();
         let Some(job) = job else {
@@ -74,7 +74,10 @@ impl ProbeSupervisor {
             }
             return Ok(());
         };
-        if running.get(key).is_some_and(|now| now.run == job.run) {
+        if let Some(now) = running.get(key).filter(|now| now.run == job.run) {
+            if let (View::Rehearsal(rehearsal), ProbeKind::Rehearsal(job)) = (&now.view, &job.kind) {
+                rehearsal.tell(&job.acts);
+            }
             return Ok(());
         }
         let started = self.start(&job)?;

@@ -3,7 +3,7 @@
 use futures_util::future::join_all;
 
 use super::job::RehearsalTimeouts;
-use super::scenario::{Miss, Step, Walk};
+use super::walk::{Miss, Step, Walk};
 use crate::engine::evidence::RehearsalFailure;
 
 /// What the steps of a run must reach, for the sentences about it.
@@ -23,7 +23,11 @@ impl Goals {
     where
         F: Future<Output = Step<T>>,
     {
-        let outcomes = join_all(walks.iter_mut().map(step)).await;
+        self.judge(join_all(walks.iter_mut().map(step)).await)
+    }
+
+    /// All outcomes must hold; what each brought, in order.
+    pub(super) fn judge<T>(&self, outcomes: Vec<Step<T>>) -> Result<Vec<T>, RehearsalFailure> {
         let sessions = outcomes.len();
         let mut held = Vec::with_capacity(sessions);
         let mut misses = Vec::new();
@@ -60,6 +64,9 @@ impl Goals {
             "notice" => "got a notice".to_owned(),
             "closeCode" => format!("were closed with the ordered code {}", self.close_code),
             "unannounced" => "kept their socket until its announced close".to_owned(),
+            "crashed" => "lost their socket with their pod".to_owned(),
+            "refused" => "were refused as ordered".to_owned(),
+            "schedule" | "attempts" => "kept to the schedule of their back-off".to_owned(),
             other => format!("passed {other}"),
         }
     }
@@ -74,7 +81,7 @@ fn commonest(misses: &[Miss]) -> Option<&Miss> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::probe::scenario::miss;
+    use crate::probe::walk::miss;
 
     #[test]
     fn the_commonest_miss_is_reported_and_of_equals_the_first() {

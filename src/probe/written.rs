@@ -18,8 +18,8 @@ pub(super) struct Written {
     said: u64,
     /// The service keeps no state that could be compared.
     stateless: bool,
-    /// The value under [`KEY`] in every section.
-    value: Option<Value>,
+    /// What the values under [`KEY`] carry.
+    mark: Option<u64>,
 }
 
 /// The key that probes write.
@@ -36,7 +36,8 @@ impl Written {
 
     /// Says something that no other message of this session says.
     pub(super) fn say(&mut self, session: &mut Session) -> Option<u64> {
-        let text = format!("probe {}", self.said + 1);
+        // Quotes, a line break and letters of three bytes: what a careless store returns otherwise than it got it.
+        let text = format!("probe {} \u{2014} \"\u{6f22}\"\n", self.said + 1);
         let request = session.say(&text)?;
         self.said += 1;
         if self.stateless {
@@ -57,22 +58,21 @@ impl Written {
         if self.stateless {
             return;
         }
-        let value = json!({ "mark": mark });
         for section in SECTIONS {
-            session.set(section, KEY, value.clone());
+            session.set(section, KEY, value(section, mark));
         }
-        self.value = Some(value);
+        self.mark = Some(mark);
     }
 
     /// Whether anything was written that could be lost.
     pub(super) fn is_empty(&self) -> bool {
-        self.texts.is_empty() && self.value.is_none()
+        self.texts.is_empty() && self.mark.is_none()
     }
 
     /// Starts over; later messages still differ from all before.
     pub(super) fn forget(&mut self) {
         self.texts.clear();
-        self.value = None;
+        self.mark = None;
     }
 
     /// Compares with what the service has. The difference names parts and counts, never content.
@@ -96,17 +96,28 @@ impl Written {
             ));
         }
         let sections = [
-            ("context", &state.context),
-            ("tools", &state.tools),
-            ("preferences", &state.preferences),
+            ("context", Section::Context, &state.context),
+            ("tools", Section::Tools, &state.tools),
+            ("preferences", Section::Preferences, &state.preferences),
         ];
-        for (name, section) in sections {
-            if self.value.is_some() && section.get(KEY) != self.value.as_ref() {
+        for (name, section, found) in sections {
+            let wanted = self.mark.map(|mark| value(section, mark));
+            if wanted.is_some() && found.get(KEY) != wanted.as_ref() {
                 return Err(format!("the {name} section is not as written"));
             }
         }
         Ok(())
     }
+}
+
+/// What is written into a section: another value in each, and all that JSON has.
+fn value(section: Section, mark: u64) -> Value {
+    json!({
+        "section": section,
+        "mark": mark,
+        "text": "\u{e9} \u{6f22} \"quoted\" \\ \n",
+        "list": [0, -1, 1.5, true, null, {"empty": {}}],
+    })
 }
 
 #[cfg(test)]
@@ -118,14 +129,17 @@ mod tests {
             texts: texts.iter().map(|&text| text.into()).collect(),
             said: texts.len() as u64,
             stateless: false,
-            value: Some(json!({"mark": 1})),
+            mark: Some(1),
         }
     }
 
     fn state(texts: &[&str], mark: u64) -> Value {
-        let section = json!({"wsroll": {"mark": mark}});
+        let section = |section: Section| json!({ "wsroll": value(section, mark) });
         let history: Vec<Value> = texts.iter().map(|text| json!({"seq": 1, "text": text})).collect();
-        json!({"history": history, "context": section, "tools": section, "preferences": section, "tier": "gold"})
+        json!({
+            "history": history, "tier": "gold", "context": section(Section::Context),
+            "tools": section(Section::Tools), "preferences": section(Section::Preferences),
+        })
     }
 
     #[test]
@@ -146,5 +160,13 @@ mod tests {
     fn a_section_that_differs_is_named() {
         let difference = written(&["a"]).compare(&state(&["a"], 2)).unwrap_err();
         assert_eq!(difference, "the context section is not as written");
+    }
+
+    #[test]
+    fn sections_that_changed_places_differ() {
+        let mut found = state(&["a"], 1);
+        let (context, tools) = (found["context"].take(), found["tools"].take());
+        (found["context"], found["tools"]) = (tools, context);
+        assert!(written(&["a"]).compare(&found).is_err());
     }
 }

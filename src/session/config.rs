@@ -160,6 +160,11 @@ impl Endpoint {
         Ok(self)
     }
 
+    /// The `host:port` that is dialled.
+    pub fn address(&self) -> &str {
+        &self.connect_to
+    }
+
     /// Bounds TCP, TLS and upgrade together.
     #[must_use]
     pub fn connect_timeout(mut self, timeout: Duration) -> Self {

@@ -57,6 +57,26 @@ pub fn build(parent: &Parent<'_>, slot: &str, revision: &str, port: u16, target:
     }
 }
 
+/// What a Service selects that leads to nobody, in the place of a revision; no hash reads like this.
+const NO_REVISION: &str = "nobody";
+
+/// A Service that no pod belongs to: what is routed there is refused by the gateway.
+pub fn nobody(parent: &Parent<'_>, port: u16) -> Service {
+    let mut service = build(parent, NO_REVISION, NO_REVISION, port, port);
+    // It is no slot: nothing is ever led there but a probe.
+    service.labels_mut().remove(labels::SLOT);
+    service
+}
+
+/// Whether a Service is [`nobody`] of a rollout of this name.
+pub fn leads_to_nobody(service: &Service, rollout: &str) -> bool {
+    let ours = service
+        .labels()
+        .get(labels::ROLLOUT)
+        .is_some_and(|name| name == rollout);
+    ours && slot_of(service).is_none() && selected_revision(service) == Some(NO_REVISION)
+}
+
 /// The revision a slot leads to.
 pub fn selected_revision(service: &Service) -> Option<&str> {
     service
@@ -209,6 +229,15 @@ mod tests {
         assert_eq!(target(&back), (8080, Some(IntOrString::Int(8080))));
         // A half that was written by hand, or by an operator of another mind, is put right.
         assert_eq!(target(&point(&to_sidecar, "y", 8080)), target(&back));
+    }
+
+    #[test]
+    fn nobody_is_no_slot_and_selects_no_revision() {
+        let service = nobody(&PARENT, 8080);
+        assert_eq!(service.name_any(), "chat-nobody");
+        assert!(leads_to_nobody(&service, "chat") && !leads_to_nobody(&service, "game"));
+        assert_eq!(slot_of(&service), None);
+        assert!(!leads_to_nobody(&stored(), "chat"));
     }
 
     #[test]

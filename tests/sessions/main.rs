@@ -7,4 +7,6 @@ mod accounts;
 mod fleets;
 mod loads;
 mod rehearsals;
+mod scenarios;
 mod stage;
+mod theatre;

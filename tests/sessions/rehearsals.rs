@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use rstest::rstest;
+use wsroll::api::spec::Scenario;
 use wsroll::engine::evidence::{RehearsalReport, RehearsalStage};
 use wsroll::probe::{ProbeJob, ProbeKind, ProbeSupervisor, RehearsalJob, RehearsalTimeouts, Seen};
 use wsroll::session::Dialect;
@@ -16,7 +17,9 @@ fn job(stage: &Stage, sessions: u32) -> ProbeJob {
         restored: Duration::from_secs(3),
         exchange: Duration::from_secs(2),
         drain: Duration::from_secs(10),
+        crash: Duration::from_secs(10),
     };
+    rehearsal.scenarios = vec![Scenario::HandOff, Scenario::GracefulShutdown];
     ProbeJob {
         run: "r-1".to_owned(),
         since: Timestamp::UNIX_EPOCH,
@@ -106,7 +109,7 @@ async fn a_mute_revision_is_described_in_numbers() {
     };
     assert_eq!(
         failure.message,
-        "0 of 5 sessions got a first message within 3 s: accepted, but no first message came in time"
+        "HandOff: 0 of 5 sessions got a first message within 3 s: accepted, but no first message came in time"
     );
 }
 

@@ -22,7 +22,7 @@ pub const DRAIN_TOKEN: &str = "drain-token";
 #[derive(Clone)]
 pub struct Router {
     pub address: SocketAddr,
-    routes: Arc<Mutex<HashMap<String, SocketAddr>>>,
+    routes: Arc<Mutex<HashMap<String, Vec<SocketAddr>>>>,
 }
 
 /// Servers on one store behind one router.
@@ -54,12 +54,17 @@ impl Router {
 
     /// The same for something that is no server of ours.
     pub fn route_to(&self, name: &str, to: SocketAddr) {
+        self.route_among(name, &[to]);
+    }
+
+    /// The same for several in turn, as a gateway does with the pods of a Service; none of them refuses.
+    pub fn route_among(&self, name: &str, among: &[SocketAddr]) {
         let mut routes = self.routes.lock().unwrap();
-        routes.insert(name.to_owned(), to);
+        routes.insert(name.to_owned(), among.to_vec());
     }
 }
 
-async fn relay(mut client: TcpStream, routes: Arc<Mutex<HashMap<String, SocketAddr>>>) {
+async fn relay(mut client: TcpStream, routes: Arc<Mutex<HashMap<String, Vec<SocketAddr>>>>) {
     let mut head = Vec::new();
     while !head.ends_with(b"\r\n\r\n") {
         match client.read_u8().await {
@@ -77,7 +82,13 @@ async fn relay(mut client: TcpStream, routes: Arc<Mutex<HashMap<String, SocketAd
         })
         .unwrap_or_default()
         .to_owned();
-    let to = routes.lock().unwrap().get(&name).copied();
+    let to = routes.lock().unwrap().get_mut(&name).and_then(|among| {
+        let first = among.first().copied();
+        if !among.is_empty() {
+            among.rotate_left(1);
+        }
+        first
+    });
     let server = match to {
         Some(to) => TcpStream::connect(to).await.ok(),
         None => None,
@@ -102,11 +113,17 @@ impl Stage {
 
     /// A server of this revision, with faults as the environment would name them.
     pub async fn server(&self, revision: &str, faults: &str) -> Server {
+        self.pod("pod-0", revision, faults).await
+    }
+
+    /// The same under a name.
+    pub async fn pod(&self, name: &str, revision: &str, faults: &str) -> Server {
         let mut config = Config::local(KEY)
             .with_drain(DRAIN_TOKEN)
             .with_identity_key("identity-key");
         config.store = Store::Memory(self.store.clone());
         config.revision = revision.to_owned();
+        config.pod = name.to_owned();
         config.faults = faults.parse().unwrap();
         Server::start(config).await.unwrap()
     }
@@ -208,6 +225,17 @@ pub async fn eventually<T>(mut look: impl FnMut() -> Option<T>) -> T {
     for _ in 0..1_500 {
         if let Some(seen) = look() {
             return seen;
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    panic!("not seen within 30 s");
+}
+
+/// Looks every 20 ms until something holds; at most 30 s.
+pub async fn wait_until(mut holds: impl AsyncFnMut() -> bool) {
+    for _ in 0..1_500 {
+        if holds().await {
+            return;
         }
         tokio::time::sleep(Duration::from_millis(20)).await;
     }

@@ -2,13 +2,13 @@
 
 mod moves;
 mod pods;
+mod rehearsal;
 mod traffic;
 
-use super::advance::{canary_look_id, pins_look_id, rehearsal_run};
+use super::advance::{canary_look_id, pins_look_id};
 use super::evidence::ProbeTarget;
 use super::plan::{Action, LookOrder, ProbePlan};
 use super::work::{LOOK_UPGRADES, Work, weight_look_id};
-use crate::api::spec::Via;
 use crate::api::status::{Release, State};
 
 /// Probe sessions while nothing is released: enough to know that a token still works.
@@ -29,6 +29,7 @@ impl Work<'_> {
         self.replicas(&state);
         self.labels(&state);
         self.rehearsal_orders(&state);
+        self.crash(&state);
         self.wave();
         self.leave();
         // Probes leave before the pods they are on.
@@ -55,15 +56,7 @@ impl Work<'_> {
         };
         match self.state() {
             State::Preflight(_) => idle(&stable),
-            State::Rehearsing(at) => Some(ProbePlan::Rehearsal {
-                run: rehearsal_run(release, at.attempt),
-                stable_pin: release.pins.probe_stable.clone(),
-                canary_pin: release.pins.probe_canary.clone(),
-                canary: release.canary.clone(),
-                close_code: release.drain.notice.close_code,
-                drains: self.canary().via != Some(Via::Signal),
-                notices: self.canary().via != Some(Via::Sidecar),
-            }),
+            State::Rehearsing(at) => Some(self.rehearsal(release, &at)),
             State::Surging(_) if !release.rehearsed => None,
             State::Initializing(_) | State::RollingBack(_) | State::RolledBack(_) | State::Healthy(_) => None,
             state => Some(fleet(release, &state, self.step_weight())),

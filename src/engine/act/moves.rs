@@ -1,66 +1,13 @@
-//! What pods are asked: the orders of a rehearsal, and the wave that is under way.
-
-use std::time::Duration;
+//! What pods are asked by the wave that is under way.
 
 use crate::api::spec::DrainMode;
-use crate::api::status::{Rehearsing, State, Wave, WavePod, WaveReason};
-use crate::engine::advance::rehearsal_run;
+use crate::api::status::{Wave, WavePod, WaveReason};
 use crate::engine::observed::{PodView, RevisionView};
-use crate::engine::plan::{Action, Note, Order};
+use crate::engine::plan::{Action, Note};
 use crate::engine::wave::{self, Terms};
 use crate::engine::work::Work;
 
-/// Sessions per second of a rehearsal's drain; only probes are on those pods.
-const REHEARSAL_RATE: f64 = 20.0;
-
 impl Work<'_> {
-    /// In the rehearsal the new revision's pods, which only probes are on, are asked to drain.
-    pub(super) fn rehearsal_orders(&mut self, state: &State) {
-        let State::Rehearsing(Rehearsing {
-            attempt,
-            draining: true,
-            ..
-        }) = state
-        else {
-            return;
-        };
-        let Some(release) = self.release().cloned() else {
-            return;
-        };
-        let run = rehearsal_run(&release, *attempt);
-        for pod in self.canary().live() {
-            let id = format!("{run}-{}", pod.uid);
-            if pod
-                .sessions
-                .as_ref()
-                .and_then(|s| s.drain.as_ref())
-                .is_some_and(|d| d.id == id)
-            {
-                continue;
-            }
-            self.actions.push(Action::Order(Order {
-                pod: pod.name.clone(),
-                uid: pod.uid.clone(),
-                id,
-                reason: "rollout",
-                count: None,
-                mode: DrainMode::Ask,
-                rate_per_second: REHEARSAL_RATE,
-                lease: wave::LEASE,
-                deadline: self.obs.rollout.spec.rehearsal.timeout.0 * 2,
-                close_at_deadline: false,
-                reconnect_window: release
-                    .drain
-                    .notice
-                    .reconnect_window
-                    .0
-                    .min(Duration::from_secs(2)),
-                hint: None,
-                close_code: release.drain.notice.close_code,
-            }));
-        }
-    }
-
     /// Moves the wave on, and lets go of its pods when it is done.
     pub(super) fn wave(&mut self) {
         let Some(mut wave) = self.status.wave.take() else {

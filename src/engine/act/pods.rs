@@ -2,6 +2,7 @@
 
 use crate::api::status::State;
 use crate::engine::advance::rehearsal_run;
+use crate::engine::observed::DrainView;
 use crate::engine::plan::{Action, Role};
 use crate::engine::work::Work;
 
@@ -75,11 +76,14 @@ impl Work<'_> {
             .map(|p| p.uid.clone())
             .collect();
         let run = match (state, self.release()) {
-            (State::Rehearsing(at), Some(release)) => {
+            (State::Rehearsing(at), Some(release)) if at.draining => {
                 Some(format!("{}-", rehearsal_run(release, at.attempt)))
             }
             _ => None,
         };
+        // Whoever comes to a pod under such an order would be asked to leave, though the order is done with those it was for.
+        let rehearsal = self.release().map(|release| format!("{}-rehearsal", release.id));
+        let rehearsal = |id: &str| rehearsal.as_ref().is_some_and(|prefix| id.starts_with(prefix));
         let mut actions = Vec::new();
         for (hash, view) in &self.obs.revisions {
             let role = match () {
@@ -110,7 +114,8 @@ impl Work<'_> {
                 let order = pod.sessions.as_ref().and_then(|s| s.drain.as_ref());
                 let works = |state: &str| matches!(state, "active" | "paused");
                 let wanted = |id: &str| run.as_ref().is_some_and(|run| id.starts_with(run.as_str()));
-                if let Some(order) = order.filter(|o| works(&o.state) && !wanted(&o.id)) {
+                let lasts = |o: &&DrainView| works(&o.state) || (o.state == "done" && rehearsal(&o.id));
+                if let Some(order) = order.filter(|o| lasts(o) && !wanted(&o.id)) {
                     actions.push(Action::CancelOrder {
                         pod: pod.name.clone(),
                         uid: pod.uid.clone(),

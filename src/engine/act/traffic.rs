@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use crate::api::spec::HintKind;
 use crate::api::status::{Release, State};
-use crate::engine::observed::{PinKind, PinRule};
+use crate::engine::observed::{NOBODY, PinKind, PinRule};
 use crate::engine::plan::{Action, Note};
 use crate::engine::work::Work;
 
@@ -176,10 +176,15 @@ impl Work<'_> {
                     .collect()
             }
             State::Initializing(_) | State::Healthy(_) | State::RolledBack(_) => return None,
-            _ => [Some(stable), Some(canary), hint(&release.canary_slot)]
-                .into_iter()
-                .flatten()
-                .collect(),
+            _ => {
+                let nobody = release.pins.probe_nobody.as_ref();
+                let nobody = nobody.filter(|_| !release.rehearsed);
+                let nobody = nobody.map(|value| pin(PinKind::ProbeHeader, value, NOBODY));
+                [Some(stable), Some(canary), nobody, hint(&release.canary_slot)]
+                    .into_iter()
+                    .flatten()
+                    .collect()
+            }
         };
         pins.sort();
         Some(pins)

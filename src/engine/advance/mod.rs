@@ -2,6 +2,7 @@
 
 mod ends;
 mod moves;
+mod rehearsal;
 mod steps;
 
 use std::time::Duration;

@@ -2,10 +2,10 @@
 
 use std::time::Duration;
 
-use super::{canary_look_id, people, pins_look_id, rehearsal_run};
-use crate::api::spec::{BreachAction, PauseAction, RehearsalPolicy, Step};
-use crate::api::status::{AtStep, PauseReason, Paused, Rehearsing, Release, Since, State};
-use crate::engine::evidence::{ProbeTarget, RehearsalStage};
+use super::{canary_look_id, people, pins_look_id};
+use crate::api::spec::{BreachAction, PauseAction, Step};
+use crate::api::status::{AtStep, PauseReason, Paused, Rehearsing, Since, State};
+use crate::engine::evidence::ProbeTarget;
 use crate::engine::plan::Note;
 use crate::engine::verdict::{self, Judgement};
 use crate::engine::work::Work;
@@ -95,6 +95,8 @@ impl Work<'_> {
                 since: self.now,
                 attempt: 1,
                 draining: false,
+                drained: false,
+                crash: None,
             }));
         } else if self.over_progress_deadline() {
             let message = format!(
@@ -103,91 +105,6 @@ impl Work<'_> {
             );
             self.roll_back("NotProgrammed", message, true);
         }
-    }
-
-    pub(super) fn rehearsing(&mut self, at: &Rehearsing) {
-        let Some(release) = self.release().cloned() else {
-            return;
-        };
-        let report = self
-            .obs
-            .rehearsal
-            .as_ref()
-            .filter(|r| r.run == rehearsal_run(&release, at.attempt));
-        let ended = report
-            .as_ref()
-            .is_some_and(|r| matches!(r.stage, RehearsalStage::Passed | RehearsalStage::Failed(_)));
-        if !ended && self.over_progress_deadline() {
-            self.rehearsal_failed(&release, "RehearsalStuck", "it did not end in time".to_owned());
-            return;
-        }
-        let Some(report) = report else {
-            if at.draining {
-                // The operator was restarted in the middle: the probes' memory is gone, so they begin again.
-                let again = Rehearsing {
-                    since: at.since,
-                    attempt: at.attempt + 1,
-                    draining: false,
-                };
-                self.enter(State::Rehearsing(again));
-            }
-            return;
-        };
-        match &report.stage {
-            RehearsalStage::Running | RehearsalStage::AwaitingCrash(_) => {}
-            RehearsalStage::AwaitingDrain if self.by_signal(&release.canary) => {
-                let figures = &report.figures;
-                self.note_baseline(figures.restored_p50_ms, figures.restored_p95_ms);
-                let message = format!(
-                    "{} probe sessions were opened and restored on revision {}; its SIGTERM handler was not tried",
-                    report.sessions, release.canary
-                );
-                self.notes.push(Note::normal("Rehearsed", message));
-                self.rehearsed();
-            }
-            RehearsalStage::AwaitingDrain => {
-                if !at.draining {
-                    self.enter(State::Rehearsing(Rehearsing {
-                        draining: true,
-                        ..at.clone()
-                    }));
-                }
-            }
-            RehearsalStage::Passed => {
-                let figures = &report.figures;
-                self.note_baseline(figures.restored_p50_ms, figures.restored_p95_ms);
-                let message = format!(
-                    "{} probe sessions were opened, moved and restored on revision {}",
-                    report.sessions, release.canary
-                );
-                self.notes.push(Note::normal("Rehearsed", message));
-                self.rehearsed();
-            }
-            RehearsalStage::Failed(failure) => {
-                let message = format!("{}: {}", failure.check, failure.message);
-                self.rehearsal_failed(&release, "RehearsalFailed", message);
-            }
-        }
-    }
-
-    fn rehearsal_failed(&mut self, release: &Release, reason: &str, message: String) {
-        self.record_verdict("Breached", reason, &message);
-        if self.obs.rollout.spec.rehearsal.policy == RehearsalPolicy::Required {
-            self.roll_back(reason, message, true);
-            return;
-        }
-        self.notes.push(Note::warning(
-            "RehearsalFailed",
-            format!("revision {}: {message}; rehearsal is advisory", release.canary),
-        ));
-        self.rehearsed();
-    }
-
-    fn rehearsed(&mut self) {
-        if let Some(release) = self.status.release.as_mut() {
-            release.rehearsed = true;
-        }
-        self.enter(State::Shifting(self.at(0)));
     }
 
     pub(super) fn shifting(&mut self, at: &AtStep) {

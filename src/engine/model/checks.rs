@@ -160,6 +160,7 @@ impl World {
                 }
             }
             Action::Dismiss { revision, uid, .. } => self.check_dismiss(observed, revision, uid),
+            Action::Crash { uid, .. } => self.check_crash(uid),
             Action::LeaveRotation { uid, .. } => {
                 let named = self
                     .status
@@ -236,6 +237,29 @@ impl World {
         self.check_routed(uid);
     }
 
+    /// The one pod that status names, once, at weight 0, and never with a user on it: whatever anybody else wrote before.
+    fn check_crash(&mut self, uid: &str) {
+        let named = matches!(&self.status.state, Some(State::Rehearsing(at)) if at.crash.as_ref().is_some_and(|c| c.uid == uid));
+        let weight = self.status.weight.as_ref().map(|w| w.desired);
+        let users = self.users_on(uid);
+        if !named || weight != Some(0) || users > 0 {
+            self.fail(format!(
+                "{uid} is killed with {users} users on it at weight {weight:?}, named in status: {named}"
+            ));
+        }
+        let theirs = self.status.release.as_ref().map(|r| r.canary.clone());
+        if self
+            .pods
+            .iter()
+            .find(|p| p.uid == uid)
+            .map(|p| p.revision.clone())
+            != theirs
+        {
+            self.fail(format!("{uid} is killed, and is no pod of the new revision"));
+        }
+        self.check_routed(uid);
+    }
+
     /// As the gateway does now, not as it was told.
     fn check_routed(&mut self, uid: &str) {
         let Some(pod) = self.pods.iter().find(|p| p.uid == uid).cloned() else {
@@ -308,7 +332,9 @@ fn rotation(observed: &Observed, plan: &Plan) -> (u32, u32) {
     let mut out: Vec<&String> = Vec::new();
     for action in &plan.actions {
         match action {
-            Action::LeaveRotation { uid, .. } | Action::Dismiss { uid, .. } => out.push(uid),
+            Action::LeaveRotation { uid, .. } | Action::Dismiss { uid, .. } | Action::Crash { uid, .. } => {
+                out.push(uid);
+            }
             Action::Retire { pods, .. } => out.extend(pods.iter().map(|(_, uid)| uid)),
             _ => {}
         }

@@ -9,7 +9,7 @@
 //! - `probes`: what rehearsal and fleet report of a good or a bad version
 //! - `checks`: the invariants
 //! - `faults`: what goes wrong, and when
-//! - `properties`: what holds in every run; `phases`, `requests`, `drains`, `leave`, `signal`, `windows`, `trouble`: one scenario each
+//! - `properties`: what holds in every run; `phases`, `rehearsals`, `requests`, `drains`, `leave`, `signal`, `windows`, `trouble`: one scenario each
 
 mod checks;
 mod clients;
@@ -23,6 +23,7 @@ mod phases;
 mod pods;
 mod probes;
 mod properties;
+mod rehearsals;
 mod requests;
 mod signal;
 mod trouble;

@@ -197,6 +197,11 @@ impl World {
                     self.sets.insert(revision.clone(), from.saturating_sub(1));
                 }
             }
+            Action::Crash { uid, .. } => {
+                self.crashed.push(uid.clone());
+                self.cut(uid);
+                self.pods.retain(|p| p.uid != *uid);
+            }
             Action::PointSlot { slot, revision } => {
                 self.slots.insert(slot.clone(), revision.clone());
             }

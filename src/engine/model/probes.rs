@@ -1,13 +1,17 @@
 //! What the probes report.
 
 use super::world::{Quality, World, stamp};
+use crate::api::spec::Scenario;
 use crate::engine::evidence::{
-    ProbeEvidence, ProbeFigures, ProbeTarget, RehearsalFailure, RehearsalReport, RehearsalStage,
+    ProbeEvidence, ProbeFigures, ProbeTarget, RehearsalFailure, RehearsalPods, RehearsalReport,
+    RehearsalStage,
 };
 use crate::engine::plan::ProbePlan;
 
-/// How long the hand-over of a rehearsal takes, and its drain.
-const PART_MS: i64 = 2_000;
+/// How long one part of a rehearsal takes.
+const PART_MS: i64 = 1_000;
+/// How long the probes wait for a pod to die.
+const CRASH_MS: i64 = 8_000;
 /// Probe sessions per target.
 pub(super) const SESSIONS: u64 = 2;
 
@@ -16,6 +20,10 @@ pub(super) const SESSIONS: u64 = 2;
 pub(super) struct Run {
     pub plan: ProbePlan,
     pub began: i64,
+    /// How far a rehearsal is: scenarios that are over, what it waits for, and since when.
+    pub over: usize,
+    pub stage: RehearsalStage,
+    pub since: i64,
 }
 
 impl Run {
@@ -23,6 +31,10 @@ impl Run {
         match &self.plan {
             ProbePlan::Rehearsal { run, .. } | ProbePlan::Fleet { run, .. } => run,
         }
+    }
+
+    fn enter(&mut self, stage: RehearsalStage, now: i64) {
+        (self.stage, self.since) = (stage, now);
     }
 }
 
@@ -35,9 +47,77 @@ impl World {
         let fresh = Run {
             plan,
             began: self.now,
+            over: 0,
+            stage: RehearsalStage::Running,
+            since: self.now,
         };
-        if self.probes.as_ref().is_none_or(|run| run.name() != fresh.name()) {
-            self.probes = Some(fresh);
+        match &mut self.probes {
+            // What was done for it is news to a run that goes on.
+            Some(run) if run.name() == fresh.name() => run.plan = fresh.plan,
+            probes => *probes = Some(fresh),
+        }
+    }
+
+    /// The probes play on.
+    pub(super) fn rehearse(&mut self) {
+        let Some(mut run) = self.probes.take() else { return };
+        let canary = self.status.release.as_ref().map(|r| r.canary.clone());
+        if let (ProbePlan::Rehearsal { .. }, Some(canary)) = (&run.plan, canary) {
+            self.play(&mut run, &canary);
+        }
+        self.probes = Some(run);
+    }
+
+    fn play(&self, run: &mut Run, canary: &str) {
+        let ProbePlan::Rehearsal {
+            run: name,
+            scenarios,
+            drains,
+            acts,
+            ..
+        } = run.plan.clone()
+        else {
+            return;
+        };
+        let (now, waited) = (self.now, self.now - run.since);
+        let up = || self.pods.iter().filter(|p| p.revision == canary && p.up(now));
+        match (&run.stage, scenarios.get(run.over)) {
+            (RehearsalStage::Passed | RehearsalStage::Failed(_), _) => {}
+            (RehearsalStage::AwaitingDrain, _) => {
+                let ordered =
+                    |p: &super::pods::Pod| p.order.as_ref().is_some_and(|o| o.id.starts_with(name.as_str()));
+                if up().all(ordered) {
+                    run.over += 1;
+                    run.enter(RehearsalStage::Running, now);
+                }
+            }
+            (RehearsalStage::AwaitingCrash(_), _) => {
+                if acts.crashed.is_some() || waited > CRASH_MS {
+                    run.over += 1;
+                    run.enter(RehearsalStage::Running, now);
+                }
+            }
+            (RehearsalStage::Running, _) if waited < PART_MS || acts.draining => {}
+            (RehearsalStage::Running, None) => run.enter(RehearsalStage::Passed, now),
+            (RehearsalStage::Running, Some(_)) if self.quality(canary) == Quality::FailsRehearsal => {
+                let failure = RehearsalFailure {
+                    check: "firstMessage".to_owned(),
+                    message: "nothing came".to_owned(),
+                };
+                run.enter(RehearsalStage::Failed(failure), now);
+            }
+            (RehearsalStage::Running, Some(Scenario::GracefulShutdown)) if drains => {
+                run.enter(RehearsalStage::AwaitingDrain, now);
+            }
+            (RehearsalStage::Running, Some(Scenario::Crash)) => {
+                let probes = up().map(|p| (p.name.clone(), self.probes_of(run, &p.uid) as u32));
+                let pods = probes.filter(|(_, probes)| *probes > 0).collect();
+                run.enter(RehearsalStage::AwaitingCrash(RehearsalPods { pods }), now);
+            }
+            (RehearsalStage::Running, Some(_)) => {
+                run.over += 1;
+                run.enter(RehearsalStage::Running, now);
+            }
         }
     }
 
@@ -46,26 +126,9 @@ impl World {
         let ProbePlan::Rehearsal { run: name, .. } = &run.plan else {
             return None;
         };
-        let canary = &self.status.release.as_ref()?.canary;
-        let gone = self.now - run.began;
-        let ordered = self
-            .pods
-            .iter()
-            .filter(|p| p.revision == *canary && p.up(self.now))
-            .all(|p| p.order.as_ref().is_some_and(|o| o.id.starts_with(name.as_str())));
-        let stage = match self.quality(canary) {
-            _ if gone < PART_MS => RehearsalStage::Running,
-            Quality::FailsRehearsal => RehearsalStage::Failed(RehearsalFailure {
-                check: "firstMessage".to_owned(),
-                message: "nothing came".to_owned(),
-            }),
-            _ if !ordered => RehearsalStage::AwaitingDrain,
-            _ if gone < 2 * PART_MS => RehearsalStage::Running,
-            _ => RehearsalStage::Passed,
-        };
         Some(RehearsalReport {
             run: name.clone(),
-            stage,
+            stage: run.stage.clone(),
             sessions: 20,
             figures: figures(20, 20),
             scenarios: Vec::new(),
@@ -122,7 +185,10 @@ impl World {
 
     /// Probe sessions that a pod reports beside the users'.
     pub(super) fn probes_on(&self, uid: &str) -> u64 {
-        let Some(run) = &self.probes else { return 0 };
+        self.probes.as_ref().map_or(0, |run| self.probes_of(run, uid))
+    }
+
+    fn probes_of(&self, run: &Run, uid: &str) -> u64 {
         let release = self.status.release.as_ref();
         let on = |revision: &str| {
             let first = self

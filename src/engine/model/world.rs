@@ -139,6 +139,8 @@ pub(super) struct World {
     pub fails: Option<usize>,
     pub refuses_status: bool,
     pub foreign_at: i64,
+    /// Pods that died for a rehearsal.
+    pub crashed: Vec<String>,
     /// Pods that were deleted as the order itself.
     pub dismissed: Vec<String>,
     pub last_trouble: i64,
@@ -178,6 +180,7 @@ impl World {
             fails: None,
             refuses_status: false,
             foreign_at: i64::MIN / 2,
+            crashed: Vec::new(),
             dismissed: Vec::new(),
             last_trouble: 0,
             lost_status: false,
@@ -268,6 +271,7 @@ impl World {
         let plane = self.wanted_plane();
         self.gateway.tell(self.now, self.case.lag, plane);
         self.dial();
+        self.rehearse();
         if self.now >= self.next_round {
             self.round();
         }

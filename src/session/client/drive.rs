@@ -349,6 +349,12 @@ impl Session {
         }
     }
 
+    /// Drops the socket without a word, as a network that fails does. The session comes back by its schedule; unlike
+    /// [`recover`](Self::recover) this starts no back-off afresh.
+    pub fn cut(&mut self) {
+        self.on_end(End::Cut);
+    }
+
     /// The current socket is gone.
     fn on_end(&mut self, end: End) {
         let Some(socket) = self.current.take() else {

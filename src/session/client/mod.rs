@@ -143,6 +143,11 @@ impl Session {
         self.reconnect(Cause::Requested);
     }
 
+    /// What is dialled from now on has this pin; the present socket stays.
+    pub fn lead(&mut self, pin: Option<Pin>) {
+        self.pin = pin;
+    }
+
     /// Reconnects since the driver found the socket useless.
     pub fn recover(&mut self) {
         self.reconnect(Cause::Unannounced);

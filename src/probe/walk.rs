@@ -1,11 +1,13 @@
-//! One probe session, walked through the steps of a rehearsal. Each step holds or says what was missed.
+//! One probe session, walked through the steps of a scenario. Each step holds or says what was missed.
 
 use std::time::Duration;
 
 use serde_json::Value;
 use tokio::time::{Instant, timeout_at};
+use tokio_util::sync::CancellationToken;
 
 use super::record::{Recorder, Sample};
+use super::schedule::Beat;
 use super::written::Written;
 use crate::session::{Dialect, End, Event, Failure, Pin, Restored, Session, Welcomed};
 
@@ -17,6 +19,9 @@ pub(super) struct Miss {
     /// What happened instead; no token, no payload.
     pub(super) detail: String,
 }
+
+/// What tells a state from the one before; more than there are sessions.
+const REWRITTEN: u64 = 1_000_000;
 
 pub(super) type Step<T = ()> = Result<T, Miss>;
 
@@ -31,15 +36,36 @@ pub(super) struct Walk {
     /// It was drained once. While the order runs, whoever comes back to one of its pods is asked to leave again: that
     /// is no fault of the service.
     under_order: bool,
+    /// The pod that welcomed it last; empty where the service names none.
+    pub(super) pod: String,
+    /// When it dialled, failed, was restored and was lost, for a scenario that looks at the schedule.
+    beats: Option<Vec<Beat>>,
+}
+
+/// A session that is restored, with its state read.
+#[derive(Debug, Clone)]
+pub(super) struct Back {
+    pub(super) revision: String,
+    /// From the accepted upgrade until the state was there.
+    pub(super) state_after: Duration,
+}
+
+/// How a service has to take its leave.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Farewell {
+    /// The code that it must close with; without one any close frame will do.
+    pub code: Option<u16>,
+    /// Whether a client that declared that it understands notices must get one.
+    pub notices: bool,
 }
 
 /// How far a session came on its way to be restored.
 #[derive(Default)]
 struct Progress {
-    accepted: bool,
+    accepted: Option<Instant>,
     welcomed: Option<Welcomed>,
     restored: Option<Restored>,
-    state: Option<Value>,
+    state: Option<(Value, Instant)>,
     last_failure: Option<Failure>,
 }
 
@@ -52,45 +78,71 @@ impl Walk {
             recorder,
             mark,
             under_order: false,
+            pod: String::new(),
+            beats: None,
         }
     }
 
+    /// Notes every dial from now on.
+    pub(super) fn noting_beats(mut self) -> Self {
+        self.beats = Some(Vec::new());
+        self
+    }
+
+    /// What was noted.
+    pub(super) fn beats(&self) -> &[Beat] {
+        self.beats.as_deref().unwrap_or_default()
+    }
+
+    async fn next(&mut self) -> Event {
+        let event = self.session.next().await;
+        if let (Some(beats), Some(beat)) = (&mut self.beats, Beat::of(&event, Instant::now())) {
+            beats.push(beat);
+        }
+        event
+    }
+
     /// Drives the session until it is restored, and until its state was read, if `limit` allows.
-    pub(super) async fn restored(&mut self, limit: Duration) -> Step<Welcomed> {
+    pub(super) async fn restored(&mut self, limit: Duration) -> Step<Back> {
         let mut progress = Progress::default();
         let walk = async {
             loop {
-                let event = self.session.next().await;
+                let event = self.next().await;
                 self.advance(&mut progress, event)?;
-                if let (Some(welcomed), Some(_), Some(state)) =
+                if let (Some(welcomed), Some(_), Some((state, at))) =
                     (&progress.welcomed, &progress.restored, &progress.state)
                 {
-                    return Ok((welcomed.clone(), state.clone()));
+                    let back = Back {
+                        revision: welcomed.revision.clone(),
+                        state_after: *at - progress.accepted.unwrap_or(*at),
+                    };
+                    return Ok((back, state.clone()));
                 }
             }
         };
-        let (welcomed, state) = match timeout_at(Instant::now() + limit, walk).await {
+        let (back, state) = match timeout_at(Instant::now() + limit, walk).await {
             Ok(outcome) => outcome?,
             Err(_) => return Err(progress.miss(limit)),
         };
         if !self.written.is_empty() {
             self.same_state(&state, limit).await?;
         }
-        Ok(welcomed)
+        Ok(back)
     }
 
     fn advance(&mut self, progress: &mut Progress, event: Event) -> Step {
         match event {
-            Event::Accepted { .. } => progress.accepted = true,
+            Event::Accepted { .. } => progress.accepted = Some(Instant::now()),
             Event::Welcomed(welcomed) => {
                 if welcomed.state_lost && !self.written.is_empty() {
                     let detail = "the session was not found".to_owned();
-                    return Err(self.lost(detail));
+                    return Err(self.state_lost(detail));
                 }
+                self.pod.clone_from(&welcomed.pod);
                 progress.welcomed = Some(welcomed);
                 self.session.ask_state();
             }
-            Event::State { state, .. } => progress.state = Some(state),
+            Event::State { state, .. } => progress.state = Some((state, Instant::now())),
             Event::Restored(restored) => {
                 self.recorder.restored(restored.since_dial, Instant::now());
                 progress.restored = Some(restored);
@@ -112,7 +164,7 @@ impl Walk {
         match event {
             Event::Disconnected { announced: true, .. } if self.under_order => Ok(()),
             Event::Disconnected { end, announced } => Err(self.cut(*end, *announced)),
-            Event::Gap { missing } => Err(self.lost(format!("{missing} messages never came"))),
+            Event::Gap { missing } => Err(self.state_lost(format!("{missing} messages never came"))),
             Event::Refused { code, .. } => {
                 Err(miss("exchange", format!("a message was refused with {code}")))
             }
@@ -129,7 +181,7 @@ impl Walk {
         self.recorder.failed(Sample::Failed, failure.to_string(), now);
     }
 
-    fn lost(&self, detail: String) -> Miss {
+    fn state_lost(&self, detail: String) -> Miss {
         let now = Instant::now();
         self.recorder.failed(Sample::StateLost, detail.clone(), now);
         miss("stateEqual", detail)
@@ -151,6 +203,12 @@ impl Walk {
         self.answered(limit).await
     }
 
+    /// Overwrites the state with another one, and waits for the answers.
+    pub(super) async fn write_again(&mut self, limit: Duration) -> Step {
+        self.mark += REWRITTEN;
+        self.write(limit).await
+    }
+
     /// Says something and waits for the answer.
     pub(super) async fn exchange(&mut self, limit: Duration) -> Step {
         self.written.say(&mut self.session);
@@ -160,7 +218,7 @@ impl Walk {
     async fn answered(&mut self, limit: Duration) -> Step {
         let walk = async {
             while self.session.pending() > 0 {
-                let event = self.session.next().await;
+                let event = self.next().await;
                 self.quiet(&event)?;
             }
             Ok(())
@@ -179,7 +237,7 @@ impl Walk {
         let again = self.read(limit).await?;
         match self.written.compare(&again) {
             Ok(()) => Ok(()),
-            Err(difference) => Err(self.lost(difference)),
+            Err(difference) => Err(self.state_lost(difference)),
         }
     }
 
@@ -193,7 +251,7 @@ impl Walk {
         self.session.ask_state();
         let walk = async {
             loop {
-                match self.session.next().await {
+                match self.next().await {
                     Event::State { state, .. } => return Ok(state),
                     event => self.quiet(&event)?,
                 }
@@ -206,24 +264,18 @@ impl Walk {
     }
 
     /// Lets go and comes back, by another pin if given.
-    pub(super) async fn hand_over(&mut self, pin: Option<Pin>, limit: Duration) -> Step<Welcomed> {
+    pub(super) async fn hand_over(&mut self, pin: Option<Pin>, limit: Duration) -> Step<Back> {
         self.session.hand_off(pin);
         self.restored(limit).await
     }
 
-    /// Is drained: a notice, a close with the ordered code, and back with the same state. `deadline` bounds notice and
+    /// Is let go of: a notice, a close with the ordered code, and back with the same state. `deadline` bounds notice and
     /// close, `limit` the way back.
-    pub(super) async fn drained(
-        &mut self,
-        deadline: Instant,
-        close_code: u16,
-        notices: bool,
-        limit: Duration,
-    ) -> Step {
+    pub(super) async fn let_go(&mut self, deadline: Instant, farewell: Farewell, limit: Duration) -> Step {
         let mut noticed = false;
         let walk = async {
             loop {
-                match self.session.next().await {
+                match self.next().await {
                     Event::Noticed { .. } => noticed = true,
                     Event::Disconnected { end, announced } => return Ok((end, announced)),
                     event => self.quiet(&event)?,
@@ -236,20 +288,95 @@ impl Walk {
             Err(_) => Err(miss("notice", "no notice came".to_owned())),
         };
         let (end, announced) = ended?;
-        if matches!(end, End::Cut | End::Unanswered) || !(noticed || announced) {
-            return Err(self.cut(end, false));
-        }
-        // A service that speaks nothing but WebSocket cannot be told that we understand notices: it announces by its code.
-        if !noticed && notices && self.dialect == Dialect::Session {
-            return Err(self.cut(end, true));
-        }
-        if end.code() != close_code {
-            let detail = format!("closed with {} instead of {close_code}", end.code());
-            return Err(miss("closeCode", detail));
+        let closed = matches!(end, End::Closed { .. });
+        match farewell.code {
+            _ if !closed => return Err(self.cut(end, false)),
+            Some(_) if !(noticed || announced) => return Err(self.cut(end, false)),
+            // A service that speaks nothing but WebSocket cannot be told that we understand notices: it announces by its code.
+            Some(_) if !noticed && farewell.notices && self.dialect == Dialect::Session => {
+                return Err(self.cut(end, true));
+            }
+            Some(code) if end.code() != code => {
+                let detail = format!("closed with {} instead of {code}", end.code());
+                return Err(miss("closeCode", detail));
+            }
+            // Without an order any close frame is a farewell.
+            Some(_) | None => {}
         }
         self.under_order = true;
         self.restored(limit).await?;
         self.check_state(limit).await
+    }
+
+    /// Stays as it is until told otherwise, or its socket ends: then how.
+    pub(super) async fn watched(&mut self, enough: &CancellationToken) -> Step<Option<End>> {
+        loop {
+            let event = tokio::select! {
+                event = self.next() => event,
+                () = enough.cancelled() => return Ok(None),
+            };
+            match event {
+                Event::Disconnected { end, .. } => return Ok(Some(end)),
+                event => self.quiet(&event)?,
+            }
+        }
+    }
+
+    /// Stays as it is until told otherwise.
+    pub(super) async fn undisturbed(&mut self, enough: &CancellationToken) -> Step {
+        match self.watched(enough).await? {
+            Some(end) => Err(self.cut(end, false)),
+            None => Ok(()),
+        }
+    }
+
+    /// Loses its socket within `limit`, whoever ends it.
+    pub(super) async fn lost(&mut self, limit: Duration) -> Step {
+        let never = CancellationToken::new();
+        match timeout_at(Instant::now() + limit, self.watched(&never)).await {
+            Ok(outcome) => outcome.map(|_| ()),
+            Err(_) => Err(miss("crashed", "its socket outlived the pod".to_owned())),
+        }
+    }
+
+    /// Lives on undisturbed for so long.
+    pub(super) async fn lives(&mut self, time: Duration) -> Step {
+        let never = CancellationToken::new();
+        match timeout_at(Instant::now() + time, self.watched(&never)).await {
+            Ok(Ok(Some(end))) => Err(self.cut(end, false)),
+            Ok(outcome) => outcome.map(|_| ()),
+            Err(_) => Ok(()),
+        }
+    }
+
+    /// The network cuts its socket, as far as the client can tell; what it dials from now on has this pin.
+    pub(super) async fn cut_off(&mut self, pin: Option<Pin>) {
+        self.session.lead(pin);
+        self.session.cut();
+        while self.session.is_up() || !matches!(self.next().await, Event::Disconnected { .. }) {}
+    }
+
+    /// Is refused so often. Who is let in is no refused session.
+    pub(super) async fn refused(&mut self, times: u32, limit: Duration) -> Step {
+        let walk = async {
+            let mut refused = 0;
+            while refused < times {
+                match self.next().await {
+                    Event::AttemptFailed(_) => refused += 1,
+                    Event::Welcomed(_) => {
+                        let detail = "a connect that was to be refused was let in".to_owned();
+                        return Err(miss("refused", detail));
+                    }
+                    Event::GaveUp => return Err(miss("attempts", "it gave up too early".to_owned())),
+                    _ => {}
+                }
+            }
+            Ok(())
+        };
+        match timeout_at(Instant::now() + limit, walk).await {
+            Ok(outcome) => outcome,
+            Err(_) => Err(miss("schedule", format!("fewer than {times} attempts"))),
+        }
     }
 }
 
@@ -258,7 +385,7 @@ impl Progress {
     fn miss(&self, limit: Duration) -> Miss {
         let failure = self.last_failure.as_ref().map(ToString::to_string);
         let detail = failure.unwrap_or_else(|| format!("not within {} s", limit.as_secs()));
-        match (&self.welcomed, self.accepted) {
+        match (&self.welcomed, self.accepted.is_some()) {
             (Some(_), _) => miss("restored", "welcomed, but no answer came back".to_owned()),
             (None, true) => miss("firstMessage", Failure::Mute.to_string()),
             (None, false) => miss("connected", detail),
