@@ -16,7 +16,7 @@ mod tests;
 mod together;
 mod written;
 
-pub use job::{FleetJob, ProbeDial, ProbeJob, ProbeKind, RehearsalJob, RehearsalTimeouts};
-pub use once::reconnect_once;
+pub use job::{FleetJob, Manner, ProbeDial, ProbeJob, ProbeKind, RehearsalJob, RehearsalTimeouts};
+pub use once::hold_and_reconnect;
 pub use sight::{Sight, sight};
 pub use supervisor::{ProbeObservation, ProbeSupervisor, Seen};

@@ -203,7 +203,7 @@ impl Play {
 
     /// A service that speaks nothing but WebSocket may name no revision: then the pin has to be believed.
     fn unnamed(&self, revision: &str) -> bool {
-        self.dial.dialect == Dialect::Ping && revision.is_empty()
+        self.dial.dialect != Dialect::Session && revision.is_empty()
     }
 
     /// A service that refuses some may still let everybody in who tries again: that is no healthy service.
