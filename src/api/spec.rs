@@ -8,7 +8,10 @@ pub use super::drain::{
     Budget, CloseCodes, Drain, DrainMode, HintKind, IdFrom, Limits, Notice, NoticeFormat, OnDeadline,
     SessionIdentity, SessionsFrom, Sidecar, SidecarNotice, Via,
 };
-pub use super::probes::{ProbeDialect, Probes, SecretKeyRef, TokenFrom};
+pub use super::probes::{
+    LoginMethod, ProbeDialect, ProbeProfiles, ProbeTls, Probes, SecretKeyRef, SecretName, SecretSource, TokenFrom,
+    TokenLogin, TokenPlace,
+};
 use super::quantity::{Count, Span};
 pub use super::rehearsal::{Rehearsal, RehearsalPolicy, Scenario};
 use super::status::RolloutStatus;

@@ -79,7 +79,7 @@ impl ValidatedRollout {
         let spec = &rollout.spec;
         check_steps(spec, &mut found);
         check_drain(&spec.drain, &mut found);
-        check_probes(spec, &mut found);
+        super::probes_check::check(&spec.probes, &mut found);
         let template = check_template(spec, &mut found);
         match (template, findings.is_empty()) {
             (Some(template), true) => Ok(Self {
@@ -271,29 +271,6 @@ fn check_sidecar(sidecar: &Sidecar, found: &mut impl FnMut(&str, String, &str)) 
     }
 }
 
-fn check_probes(spec: &WebSocketRolloutSpec, found: &mut impl FnMut(&str, String, &str)) {
-    match url::Url::parse(&spec.probes.url) {
-        Ok(url) if !matches!(url.scheme(), "ws" | "wss") => found(
-            "spec.probes.url",
-            format!("{:?} has the scheme {}", spec.probes.url, url.scheme()),
-            "use ws:// or wss://",
-        ),
-        Ok(url) if !url.username().is_empty() || url.password().is_some() => {
-            found(
-                "spec.probes.url",
-                "the URL carries credentials".to_owned(),
-                "use spec.probes.tokenFrom",
-            );
-        }
-        Ok(_) => {}
-        Err(error) => found(
-            "spec.probes.url",
-            format!("{:?} is not a URL: {error}", spec.probes.url),
-            "write it as users do: ws://chat.example.com/ws",
-        ),
-    }
-}
-
 fn check_template(
     spec: &WebSocketRolloutSpec,
     found: &mut impl FnMut(&str, String, &str),
@@ -412,6 +389,21 @@ mod tests {
     #[case(json!({"spec": {"probes": {"url": "http://chat/ws"}}}), "spec.probes.url")]
     #[case(json!({"spec": {"probes": {"url": "ws://me:pw@chat/ws"}}}), "spec.probes.url")]
     #[case(json!({"spec": {"probes": {"url": "chat"}}}), "spec.probes.url")]
+    #[case(json!({"spec": {"probes": {"dialect": "Script"}}}), "spec.probes.script")]
+    #[case(json!({"spec": {"probes": {"script": {"exchange": [{"ping": {}}]}}}}), "spec.probes.script")]
+    #[case(json!({"spec": {"probes": {"dialect": "Script", "script": {"exchange": [{"expect": {"that": "text =="}}]}}}}),
+        "spec.probes.script.exchange[0].expect.that")]
+    #[case(json!({"spec": {"probes": {"dialect": "Script", "script": {"exchange": [{"send": {"text": "${sid}"}}, {"ping": {}}]}}}}),
+        "spec.probes.script.exchange[0].send")]
+    #[case(json!({"spec": {"probes": {"tokenFrom": {}}}}), "spec.probes.tokenFrom")]
+    #[case(json!({"spec": {"probes": {"tokenFrom": {"login": {"url": "http://auth/", "tokenPath": "$.["}}}}}),
+        "spec.probes.tokenFrom.login.tokenPath")]
+    #[case(json!({"spec": {"probes": {"tokenFrom": {"login": {"url": "ftp://auth/", "tokenPath": "$.t"}}}}}),
+        "spec.probes.tokenFrom.login.url")]
+    #[case(json!({"spec": {"probes": {"tls": {"serverName": "chat"}}}}), "spec.probes.tls")]
+    #[case(json!({"spec": {"probes": {"tokenIn": "Query"}}}), "spec.probes.tokenIn")]
+    #[case(json!({"spec": {"probes": {"profiles": {"rolling": []}}}}), "spec.probes.profiles.rolling")]
+    #[case(json!({"spec": {"probes": {"profiles": {"emergency": ["2s", "1s"]}}}}), "spec.probes.profiles.emergency")]
     #[case(json!({"spec": {"traffic": {"port": 9090}}}), "spec.traffic.port")]
     #[case(json!({"spec": {"template": {"spec": {"containers": []}}}}), "spec.template.spec.containers")]
     #[case(json!({"spec": {"template": {"spec": {"containers": "x"}}}}), "spec.template")]

@@ -83,17 +83,21 @@ impl LoadArgs {
         anyhow::ensure!(!say_every.is_zero(), "--say-every: must be above 0");
         anyhow::ensure!(connect_rate > 0.0, "--connect-rate: must be above 0");
         let mut session = SessionConfig::new(service.endpoint(USER_AGENT)?);
-        session.dialect = service.dialect.into();
+        session.dialect = service.dialect()?;
+        session.script = service.compiled()?;
         session.declare_notice = !no_notice;
         session.make_before_break = make_before_break;
         session.answer_timeout = Some(answer_timeout);
-        let signer = service.signer()?;
+        let (signer, own) = (service.signer()?, service.token("load")?);
         let config = LoadConfig {
             session: Arc::new(session),
             sessions,
             say_every,
             connect_rate,
-            token: Box::new(move |place| signer.as_ref()?.sign(&format!("load-{place}"))),
+            token: Box::new(move |place| match &signer {
+                Some(signer) => signer.sign(&format!("load-{place}")),
+                None => own.clone(),
+            }),
         };
 
         let load = Load::start(&config, Timestamp::now());

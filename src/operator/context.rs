@@ -79,8 +79,8 @@ pub struct Stores {
 pub struct Memory {
     /// Drain tokens by revision.
     pub tokens: HashMap<String, Token>,
-    /// The probes' bearer token, and when it was read.
-    pub probe_token: Option<(Instant, std::result::Result<String, String>)>,
+    /// What the probes show of themselves.
+    pub credentials: super::credentials::Credentials,
     /// The last look through the gateway.
     pub look: Option<Look>,
     /// Pods as they were last seen, by UID.

@@ -9,6 +9,7 @@
 mod accounting;
 mod apply;
 mod context;
+mod credentials;
 mod error;
 mod finalize;
 pub mod lease;

@@ -1,23 +1,19 @@
 //! Probes on behalf of the engine: a plan becomes a job, a look becomes upgrades through the gateway.
 
 use std::collections::BTreeMap;
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use k8s_openapi::api::core::v1::Secret;
-use kube::api::Api;
-use tokio::time::Instant;
-
 use super::context::{Context, Memory, lock};
-use crate::api::ValidatedRollout;
-use crate::api::spec::ProbeDialect;
+use super::credentials::{self, Trouble, Whose};
+use crate::api::script::{self, Script};
+use crate::api::spec::{ProbeDialect, ProbeProfiles, TokenFrom, TokenPlace};
+use crate::api::{Span, ValidatedRollout};
 use crate::engine::observed::Look;
 use crate::engine::plan::{LookOrder, ProbePlan};
-use crate::probe::{self, FleetJob, ProbeDial, ProbeJob, ProbeKind, RehearsalJob, RehearsalTimeouts};
-use crate::session::{Dialect, Pin, Token};
+use crate::probe::{self, FleetJob, Manner, ProbeDial, ProbeJob, ProbeKind, RehearsalJob, RehearsalTimeouts};
+use crate::session::{Dialect, Pin, Profile, Profiles, Token, TokenIn};
 
-/// How long a read token is good for.
-const TOKEN_AGE: Duration = Duration::from_secs(30);
 /// How long a look may take: the lease and other rollouts wait for nobody.
 const LOOK_LIMIT: Duration = Duration::from_secs(3);
 /// How long a session may take that lost its pod: twice what its service level allows on average, for a pod has to start.
@@ -86,9 +82,10 @@ pub async fn job(
             job.recycle = spec.probes.recycle.0;
             job.window = spec.thresholds.reconnect_success.window.0;
             job.health_timeout = HEALTH_LIMIT;
+            job.profiles = dial.manner.profiles;
             (
                 // A corrected URL or a new token is another run; the hash is keyed per process and tells nothing of them.
-                format!("{run}-{:08x}", ctx.hash(&settings(&dial)) as u32),
+                format!("{run}-{:08x}", ctx.hash(&settings(rollout, &dial)) as u32),
                 sessions.unwrap_or(spec.probes.sessions),
                 ProbeKind::Fleet(job),
             )
@@ -103,15 +100,15 @@ pub async fn job(
     })
 }
 
-/// Everything that makes a dial another one.
-fn settings(dial: &ProbeDial) -> impl std::hash::Hash + use<> {
+/// Everything that makes a dial another one. A login's token is renewed in place, and is no other dial.
+fn settings(rollout: &ValidatedRollout, dial: &ProbeDial) -> impl std::hash::Hash + use<> {
+    let probes = &rollout.spec.probes;
+    let read = |from: &TokenFrom| from.login.is_none();
+    let token = dial.token.as_ref().filter(|_| probes.token_from.as_ref().is_some_and(read));
     (
-        dial.url.clone(),
-        dial.connect_to.clone(),
-        dial.dialect,
-        dial.headers.clone(),
-        dial.subprotocols.clone(),
-        dial.token.as_ref().map(|t| t.reveal().to_owned()),
+        serde_json::to_string(probes).unwrap_or_default(),
+        token.map(Token::reveal),
+        dial.manner.tls.as_ref().map(|(tls, _)| tls.id()),
     )
 }
 
@@ -165,58 +162,68 @@ fn pin(value: &str) -> Option<Pin> {
 }
 
 async fn dial(ctx: &Context, rollout: &ValidatedRollout, memory: &Mutex<Memory>) -> Option<ProbeDial> {
+    match try_dial(ctx, rollout, memory).await {
+        Ok(dial) => Some(dial),
+        Err(trouble) => {
+            tracing::warn!(rollout = rollout.name, %trouble, "probes cannot dial");
+            None
+        }
+    }
+}
+
+async fn try_dial(
+    ctx: &Context,
+    rollout: &ValidatedRollout,
+    memory: &Mutex<Memory>,
+) -> Result<ProbeDial, Trouble> {
     let probes = &rollout.spec.probes;
-    let token = match &probes.token_from {
-        None => None,
-        Some(_) => match token(ctx, rollout, memory).await {
-            Ok(token) => Some(Token::new(token)),
-            Err(reason) => {
-                tracing::warn!(rollout = rollout.name, reason, "probes have no token");
-                return None;
-            }
-        },
-    };
-    Some(ProbeDial {
+    let tls = credentials::tls(ctx, rollout, memory).await?;
+    let token = credentials::token(ctx, rollout, Whose::Own, memory).await?;
+    let other = credentials::token(ctx, rollout, Whose::Other, memory).await?;
+    let ready = probes.dialect.ready();
+    Ok(ProbeDial {
         url: probes.url.clone(),
         connect_to: probes.connect_to.clone(),
         dialect: match probes.dialect {
             ProbeDialect::Session => Dialect::Session,
             ProbeDialect::Ping => Dialect::Ping,
+            _ => Dialect::Script,
         },
         headers: probes.headers.clone().into_iter().collect(),
         subprotocols: probes.subprotocols.clone(),
-        other_token: token.as_ref().map(Token::tampered),
+        other_token: other.or_else(|| token.as_ref().map(Token::tampered)),
         met: lock(memory).met.clone(),
         token,
+        manner: Manner {
+            ready,
+            // The spec was validated, so that it compiles.
+            script: match ready {
+                Some(ready) => script::ready(ready),
+                None => probes.script.as_ref().and_then(|s| Script::compile(s).ok()).map(Arc::new),
+            },
+            token_in: match probes.token_in {
+                TokenPlace::Header => TokenIn::Header,
+                TokenPlace::Query => TokenIn::Query(probes.token_parameter.clone()),
+                TokenPlace::Script => TokenIn::Script,
+            },
+            tls: tls.map(|tls| {
+                let name = probes.tls.as_ref().and_then(|tls| tls.server_name.clone());
+                (tls, name)
+            }),
+            profiles: profiles(&probes.profiles),
+            times: None,
+        },
     })
 }
 
-async fn token(ctx: &Context, rollout: &ValidatedRollout, memory: &Mutex<Memory>) -> Result<String, String> {
-    let known = lock(memory).probe_token.clone();
-    if let Some((at, known)) = known
-        && at.elapsed() < TOKEN_AGE
-    {
-        return known;
-    }
-    let read = read_token(ctx, rollout).await;
-    lock(memory).probe_token = Some((Instant::now(), read.clone()));
-    read
-}
-
-async fn read_token(ctx: &Context, rollout: &ValidatedRollout) -> Result<String, String> {
-    let Some(reference) = rollout.spec.probes.token_from.as_ref().map(|t| &t.secret_key_ref) else {
-        return Err("none is configured".to_owned());
+fn profiles(spec: &ProbeProfiles) -> Profiles {
+    let delays = |profile: Profile, spans: &[Span]| {
+        let spans: Vec<Duration> = spans.iter().map(|span| span.0).collect();
+        profile.with_delays(&spans)
     };
-    let secrets: Api<Secret> = Api::namespaced(ctx.client.clone(), &rollout.namespace);
-    let secret = ctx
-        .read("read the probes' token", secrets.get_opt(&reference.name))
-        .await;
-    let secret = secret
-        .map_err(|e| e.to_string())?
-        .ok_or_else(|| format!("secret {} is missing", reference.name))?;
-    let bytes = secret.data.and_then(|mut data| data.remove(&reference.key));
-    let bytes = bytes.ok_or_else(|| format!("secret {} has no key {}", reference.name, reference.key))?;
-    String::from_utf8(bytes.0)
-        .map(|t| t.trim().to_owned())
-        .map_err(|_| "the token is not text".to_owned())
+    Profiles {
+        graceful: delays(Profile::GRACEFUL, &spec.graceful),
+        emergency: delays(Profile::EMERGENCY, &spec.emergency),
+        rolling: delays(Profile::ROLLING, &spec.rolling),
+    }
 }

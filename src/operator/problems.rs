@@ -4,13 +4,14 @@ use std::sync::Mutex;
 use std::time::Duration;
 
 use k8s_openapi::api::apps::v1::ReplicaSet;
-use k8s_openapi::api::core::v1::{Secret, Service};
+use k8s_openapi::api::core::v1::Service;
 use kube::ResourceExt as _;
 use kube::api::{Api, PostParams};
 use tokio::time::Instant;
 
 use super::apply::{WrittenPin, pins_routes};
 use super::context::{Context, Memory, lock};
+use super::credentials;
 use super::error::Result;
 use super::revisions;
 use crate::api::spec::HintKind;
@@ -50,7 +51,7 @@ pub async fn find(
     found.extend(contested.iter().map(contested_problem));
     found.extend(foreign_services(live, rollout, services));
     found.extend(taken_slots(rollout, services));
-    found.extend(missing_token(ctx, rollout).await?);
+    found.extend(credentials::problems(ctx, rollout, memory).await);
     match revisions::missing_image(ctx, rollout) {
         Some(problem) => found.push(problem),
         None => found.extend(dry_run(ctx, rollout, revision, memory).await?),
@@ -222,32 +223,6 @@ pub fn is_slot(service: &Service, rollout: &str) -> bool {
         .get(crate::workload::labels::ROLLOUT)
         .is_some_and(|name| name == rollout)
         && slots::slot_of(service).is_some()
-}
-
-async fn missing_token(ctx: &Context, rollout: &ValidatedRollout) -> Result<Option<Problem>> {
-    let Some(reference) = rollout.spec.probes.token_from.as_ref().map(|t| &t.secret_key_ref) else {
-        return Ok(None);
-    };
-    let secrets: Api<Secret> = Api::namespaced(ctx.client.clone(), &rollout.namespace);
-    let secret = ctx
-        .read("read the probes' token", secrets.get_opt(&reference.name))
-        .await?;
-    let there = secret
-        .as_ref()
-        .and_then(|s| s.data.as_ref())
-        .is_some_and(|data| data.contains_key(&reference.key));
-    let what = if secret.is_none() {
-        "does not exist"
-    } else {
-        "has no such key"
-    };
-    Ok((!there).then(|| Problem {
-        reason: "SecretMissing",
-        message: format!(
-            "spec.probes.tokenFrom names key {:?} of Secret {:?}, which {what}; create it, or correct the reference",
-            reference.key, reference.name
-        ),
-    }))
 }
 
 /// Asks the API server whether it would take the ReplicaSet: the template is kept unpruned in our resource, so that its errors

@@ -1,12 +1,16 @@
 //! What the operator asks probes to do.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
 
+use crate::api::script::{Ready, Script};
 use crate::api::spec::Scenario;
 use crate::engine::evidence::{ProbeTarget, RehearsalActs};
-use crate::session::{ConfigError, Dialect, Endpoint, Met, Pin, Profiles, SessionConfig, Token};
+use crate::session::{
+    ConfigError, Dialect, Endpoint, Met, Pin, Profiles, SessionConfig, Times, Tls, Token, TokenIn,
+};
 
 /// The `User-Agent` of every probe, so that services can leave them out of their own figures.
 const USER_AGENT: &str = concat!("wsroll-probe/", env!("CARGO_PKG_VERSION"));
@@ -30,6 +34,25 @@ pub struct ProbeDial {
     pub other_token: Option<Token>,
     /// Where the ids of their sessions are collected, so that they can be told from users.
     pub met: Met,
+    /// How they speak, and how they are secured.
+    pub manner: Manner,
+}
+
+/// What most services do not need to be told.
+#[derive(Debug, Clone, Default)]
+pub struct Manner {
+    /// The ready-made dialect, whose subprotocols are offered where no others are named.
+    pub ready: Option<Ready>,
+    /// The script, where the dialect is one.
+    pub script: Option<Arc<Script>>,
+    /// Where the token goes.
+    pub token_in: TokenIn,
+    /// A TLS set-up, and the name that the service's certificate must be for where it is not the URL's host.
+    pub tls: Option<(Tls, Option<String>)>,
+    /// How long sessions wait between attempts.
+    pub profiles: Profiles,
+    /// Collects how long connects took.
+    pub times: Option<Times>,
 }
 
 /// One run of probes.
@@ -125,13 +148,22 @@ impl ProbeDial {
         for (name, value) in &self.headers {
             endpoint = endpoint.header(name, value)?;
         }
-        Ok(endpoint)
+        if let Some(ready) = self.manner.ready {
+            endpoint = endpoint.ready(ready)?;
+        }
+        if let Some((tls, name)) = &self.manner.tls {
+            endpoint = endpoint.secured(tls, name.clone());
+        }
+        Ok(endpoint.token_in(self.manner.token_in.clone()))
     }
 
     /// Session settings with the defaults.
     pub(super) fn config(&self) -> Result<SessionConfig, ConfigError> {
         let mut config = SessionConfig::new(self.endpoint()?);
         config.dialect = self.dialect;
+        config.script.clone_from(&self.manner.script);
+        config.profiles = self.manner.profiles;
+        config.times.clone_from(&self.manner.times);
         config.met = Some(self.met.clone());
         Ok(config)
     }

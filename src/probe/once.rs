@@ -1,9 +1,11 @@
 //! One reconnect of a few sessions, for people who want to see whether their service resumes at all.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures_util::future::join_all;
 use jiff::Timestamp;
+use tokio::time::Instant;
 
 use super::job::{ProbeDial, RehearsalTimeouts};
 use super::record::Recorder;
@@ -12,11 +14,16 @@ use super::walk::{Step, Walk};
 use crate::engine::evidence::{ProbeFigures, RehearsalFailure};
 use crate::session::{ConfigError, Pin, Session};
 
-/// Opens sessions, writes state, lets go, resumes, and compares. The figures, and the first check that did not hold.
-pub async fn reconnect_once(
+/// How often a session that stays says something.
+const SAY_EVERY: Duration = Duration::from_secs(1);
+
+/// Opens sessions, writes state, stays for a while with a message each second, lets go, resumes, and compares. The figures, and
+/// the first check that did not hold.
+pub async fn hold_and_reconnect(
     dial: &ProbeDial,
     pin: Option<Pin>,
     sessions: u32,
+    hold: Duration,
     timeouts: RehearsalTimeouts,
 ) -> Result<(ProbeFigures, Option<RehearsalFailure>), ConfigError> {
     let mut config = dial.config()?;
@@ -34,16 +41,21 @@ pub async fn reconnect_once(
         })
         .collect();
     let outcome = goals
-        .all(&mut walks, |walk| open_and_return(walk, timeouts))
+        .all(&mut walks, |walk| open_and_return(walk, hold, timeouts))
         .await;
     join_all(walks.into_iter().map(|walk| walk.session.shutdown())).await;
     Ok((recorder.figures(), outcome.err()))
 }
 
-async fn open_and_return(walk: &mut Walk, timeouts: RehearsalTimeouts) -> Step {
+async fn open_and_return(walk: &mut Walk, hold: Duration, timeouts: RehearsalTimeouts) -> Step {
     walk.restored(timeouts.restored).await?;
     walk.write(timeouts.exchange).await?;
     walk.check_state(timeouts.exchange).await?;
+    let until = Instant::now() + hold;
+    while Instant::now() < until {
+        walk.exchange(timeouts.exchange).await?;
+        walk.quiet_until(until.min(Instant::now() + SAY_EVERY)).await?;
+    }
     walk.hand_over(None, timeouts.restored).await?;
     walk.exchange(timeouts.exchange).await?;
     walk.check_state(timeouts.exchange).await

@@ -215,6 +215,17 @@ impl Walk {
         self.answered(limit).await
     }
 
+    /// Stays, and hears nothing but answers.
+    pub(super) async fn quiet_until(&mut self, until: Instant) -> Step {
+        let walk = async {
+            loop {
+                let event = self.session.next().await;
+                self.quiet(&event)?;
+            }
+        };
+        timeout_at(until, walk).await.unwrap_or(Ok(()))
+    }
+
     async fn answered(&mut self, limit: Duration) -> Step {
         let walk = async {
             while self.session.pending() > 0 {

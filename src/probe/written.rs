@@ -20,6 +20,8 @@ pub(super) struct Written {
     stateless: bool,
     /// What the values under [`KEY`] carry.
     mark: Option<u64>,
+    /// A script compares the state itself, and tells whether it is the same.
+    scripted: bool,
 }
 
 /// The key that probes write.
@@ -29,7 +31,8 @@ impl Written {
     /// Nothing is written yet; in a dialect without state nothing ever is.
     pub(super) fn in_dialect(dialect: Dialect) -> Self {
         Self {
-            stateless: dialect == Dialect::Ping,
+            stateless: dialect != Dialect::Session,
+            scripted: dialect == Dialect::Script,
             ..Self::default()
         }
     }
@@ -66,7 +69,7 @@ impl Written {
 
     /// Whether anything was written that could be lost.
     pub(super) fn is_empty(&self) -> bool {
-        self.texts.is_empty() && self.mark.is_none()
+        self.texts.is_empty() && self.mark.is_none() && !self.scripted
     }
 
     /// Starts over; later messages still differ from all before.
@@ -77,6 +80,9 @@ impl Written {
 
     /// Compares with what the service has. The difference names parts and counts, never content.
     pub(super) fn compare(&self, found: &Value) -> Result<(), String> {
+        if self.scripted && found == &Value::Bool(false) {
+            return Err("what the script reads differs from what it read first, or the session was not found".to_owned());
+        }
         if self.stateless {
             return Ok(());
         }
@@ -130,6 +136,7 @@ mod tests {
             said: texts.len() as u64,
             stateless: false,
             mark: Some(1),
+            scripted: false,
         }
     }
 

@@ -63,6 +63,15 @@ impl Profile {
     /// 0.1, 0.5, 1, 2 s; the first attempt at once.
     pub const ROLLING: Self = Self::from_ms([100, 500, 1_000, 2_000], false);
 
+    /// The same with other delays, one to four; without any it stays as it is.
+    #[must_use]
+    pub fn with_delays(mut self, delays: &[Duration]) -> Self {
+        if let Some(last) = delays.len().checked_sub(1) {
+            self.delays = std::array::from_fn(|place| delays[place.min(last)]);
+        }
+        self
+    }
+
     /// The wait before attempt `attempt` (from 0), before jitter.
     pub fn delay(&self, attempt: u32) -> Duration {
         let place = if self.first_waits {

@@ -9,7 +9,10 @@ use thiserror::Error;
 use url::Url;
 
 use super::backoff::Profiles;
+use super::times::Times;
+use super::tls::{Tls, TlsError, TlsFiles};
 use super::token::Token;
+use crate::api::script::{Ready, Script};
 
 /// The request header that a pins route matches.
 pub const PIN_HEADER: &str = "wsroll-pin";
@@ -29,9 +32,15 @@ pub enum ConfigError {
     /// A header name or value has characters that HTTP does not allow.
     #[error("{0:?} is not a valid header")]
     Header(String),
+    /// A login's URL is none of HTTP's.
+    #[error("a login's URL must begin with http:// or https:// and name a host")]
+    LoginUrl,
+    /// It is no JSON path.
+    #[error("{0:?} is no JSON path")]
+    Path(String),
     /// No TLS set-up could be made out of the machine's root certificates.
     #[error("failed to set up TLS")]
-    Tls(#[source] rustls::Error),
+    Tls(#[source] TlsError),
 }
 
 /// Where to dial and what to send with the upgrade; shared by all sessions of a fleet.
@@ -46,6 +55,20 @@ pub struct Endpoint {
     pub(super) user_agent: HeaderValue,
     pub(super) connect_timeout: Duration,
     pub(super) tls: Option<Arc<rustls::ClientConfig>>,
+    pub(super) tls_name: Option<String>,
+    pub(super) token_in: TokenIn,
+}
+
+/// Where a token goes.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
+pub enum TokenIn {
+    /// `Authorization: Bearer …`.
+    #[default]
+    Header,
+    /// A parameter of the URL's query.
+    Query(String),
+    /// Nowhere but where the script says `${token}`.
+    Script,
 }
 
 /// The value by which the pins route sends a probe to one revision.
@@ -61,6 +84,8 @@ pub enum Dialect {
     /// Nothing but WebSocket itself: a ping that is answered is all that is known of a service. There is no state, and
     /// nothing that could be resumed.
     Ping,
+    /// What [`SessionConfig::script`] says.
+    Script,
 }
 
 /// How sessions behave; shared by all sessions of a fleet.
@@ -70,6 +95,8 @@ pub struct SessionConfig {
     pub endpoint: Endpoint,
     /// What is spoken.
     pub dialect: Dialect,
+    /// The script of [`Dialect::Script`], compiled once.
+    pub script: Option<Arc<Script>>,
     /// Declares that the client understands notices.
     pub declare_notice: bool,
     /// Opens the new socket before it lets go of the old one, where a notice allows it.
@@ -84,6 +111,8 @@ pub struct SessionConfig {
     pub ordered_code: u16,
     /// Collects the sessions' ids.
     pub met: Option<Met>,
+    /// Collects how long their connects took.
+    pub times: Option<Times>,
 }
 
 /// Ids of sessions, until somebody takes them. Never shown by `Debug`.
@@ -112,7 +141,7 @@ impl Endpoint {
             None => host.clone(),
         };
         let tls = if url.scheme() == "wss" {
-            Some(client_tls()?)
+            Some(Tls::new(&TlsFiles::default()).map_err(ConfigError::Tls)?.0)
         } else {
             None
         };
@@ -126,6 +155,8 @@ impl Endpoint {
             user_agent: header_value(user_agent)?,
             connect_timeout: Duration::from_secs(10),
             tls,
+            tls_name: None,
+            token_in: TokenIn::default(),
         })
     }
 
@@ -170,6 +201,34 @@ impl Endpoint {
     pub fn connect_timeout(mut self, timeout: Duration) -> Self {
         self.connect_timeout = timeout;
         self
+    }
+
+    /// Where the token goes.
+    #[must_use]
+    pub fn token_in(mut self, place: TokenIn) -> Self {
+        self.token_in = place;
+        self
+    }
+
+    /// Speaks the script: its subprotocols and its query, where nobody said others.
+    pub fn ready(mut self, ready: Ready) -> Result<Self, ConfigError> {
+        if self.subprotocols.is_none() {
+            let names: Vec<String> = ready.subprotocols().iter().map(ToString::to_string).collect();
+            self = self.subprotocols(&names)?;
+        }
+        for (name, value) in ready.query() {
+            if !self.url.query_pairs().any(|(known, _)| known == *name) {
+                self.url.query_pairs_mut().append_pair(name, value);
+            }
+        }
+        Ok(self)
+    }
+
+    /// Uses this TLS set-up; the certificate must be for `server_name`, or else for the URL's host.
+    #[must_use]
+    pub fn secured(mut self, tls: &Tls, server_name: Option<String>) -> Self {
+        self.tls_name = server_name;
+        self.tls(tls.0.clone())
     }
 
     /// Trusts what this TLS set-up trusts, instead of the machine's root certificates.
@@ -217,6 +276,7 @@ impl SessionConfig {
         Self {
             endpoint,
             dialect: Dialect::default(),
+            script: None,
             declare_notice: true,
             make_before_break: false,
             profiles: Profiles::default(),
@@ -224,6 +284,7 @@ impl SessionConfig {
             answer_timeout: None,
             ordered_code: 1012,
             met: None,
+            times: None,
         }
     }
 }
@@ -261,19 +322,6 @@ pub(super) fn bearer(token: &Token) -> Option<HeaderValue> {
 
 fn header_value(value: &str) -> Result<HeaderValue, ConfigError> {
     HeaderValue::try_from(value).map_err(|_| ConfigError::Header(value.to_owned()))
-}
-
-fn client_tls() -> Result<Arc<rustls::ClientConfig>, ConfigError> {
-    let mut roots = rustls::RootCertStore::empty();
-    // A machine without root certificates fails at the handshake, with the better message.
-    roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
-    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-    let config = rustls::ClientConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
-        .map_err(ConfigError::Tls)?
-        .with_root_certificates(roots)
-        .with_no_client_auth();
-    Ok(Arc::new(config))
 }
 
 #[cfg(test)]

@@ -1,12 +1,14 @@
-//! One connection attempt: TCP, TLS, upgrade, each timed.
+//! One connection attempt: DNS, TCP, TLS, upgrade, each timed.
 
+use std::net::SocketAddr;
 use std::pin::pin;
+use std::sync::Arc;
 use std::time::Duration;
 
 use http::{HeaderName, HeaderValue, Request, header};
 use rustls::pki_types::ServerName;
 use thiserror::Error;
-use tokio::net::TcpStream;
+use tokio::net::{TcpStream, lookup_host};
 use tokio::time::{Instant, timeout_at};
 use tokio_rustls::{TlsConnector, client::TlsStream};
 use tokio_tungstenite::tungstenite::{
@@ -16,8 +18,9 @@ use tokio_tungstenite::{WebSocketStream, client_async_with_config};
 use tokio_util::either::Either;
 use url::form_urlencoded;
 
-use super::config::{Endpoint, PIN_HEADER, Pin, bearer};
+use super::config::{Endpoint, PIN_HEADER, Pin, TokenIn, bearer};
 use super::event::Failure;
+use super::tls;
 use super::token::Token;
 use super::wire::Reconnect;
 
@@ -34,7 +37,9 @@ pub type Stream = Either<TcpStream, Box<TlsStream<TcpStream>>>;
 /// How long each part of an attempt took.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Phases {
-    /// Name look-up and TCP handshake.
+    /// Name look-up; about nothing for an address.
+    pub dns: Duration,
+    /// TCP handshake.
     pub tcp: Duration,
     /// TLS handshake; zero for `ws`.
     pub tls: Duration,
@@ -71,7 +76,16 @@ pub struct Dialed {
 /// Why an attempt got no socket. Holds neither query nor headers.
 #[derive(Debug, Error)]
 pub enum DialError {
-    /// No address, or no TCP connection.
+    /// The name has no address.
+    #[error("failed to resolve {address}")]
+    Resolve {
+        /// The address dialled.
+        address: String,
+        /// What the system said.
+        #[source]
+        source: std::io::Error,
+    },
+    /// No TCP connection.
     #[error("failed to connect to {address}")]
     Connect {
         /// The address dialled.
@@ -117,30 +131,8 @@ pub async fn dial(
 
 async fn connect(endpoint: &Endpoint, request: Request<()>) -> Result<Dialed, DialError> {
     let mut phases = Phases::default();
-    let begun = Instant::now();
-    let tcp = TcpStream::connect(&endpoint.connect_to)
-        .await
-        .map_err(|source| DialError::Connect {
-            address: endpoint.connect_to.clone(),
-            source,
-        })?;
-    // Small frames must not wait for each other; a socket that cannot do it works all the same.
-    let _ = tcp.set_nodelay(true);
-    phases.tcp = begun.elapsed();
-
-    let begun = Instant::now();
-    let stream: Stream = match &endpoint.tls {
-        None => Either::Left(tcp),
-        Some(config) => {
-            let name = ServerName::try_from(endpoint.host.clone()).map_err(|_| DialError::TlsName)?;
-            let tls = TlsConnector::from(config.clone())
-                .connect(name, tcp)
-                .await
-                .map_err(DialError::Tls)?;
-            phases.tls = begun.elapsed();
-            Either::Right(Box::new(tls))
-        }
-    };
+    let name = endpoint.tls_name.as_ref().unwrap_or(&endpoint.host);
+    let stream = stream(&endpoint.connect_to, endpoint.tls.as_ref().map(|tls| (tls, &**name)), &mut phases).await?;
 
     let begun = Instant::now();
     let config = WebSocketConfig::default()
@@ -168,6 +160,44 @@ async fn connect(endpoint: &Endpoint, request: Request<()>) -> Result<Dialed, Di
     })
 }
 
+/// A stream to `host:port`, encrypted where a TLS set-up and a name are given.
+pub(super) async fn stream(
+    address: &str,
+    tls: Option<(&Arc<rustls::ClientConfig>, &str)>,
+    phases: &mut Phases,
+) -> Result<Stream, DialError> {
+    let begun = Instant::now();
+    let resolve = |source| DialError::Resolve {
+        address: address.to_owned(),
+        source,
+    };
+    let found: Vec<SocketAddr> = lookup_host(address).await.map_err(resolve)?.collect();
+    phases.dns = begun.elapsed();
+
+    let begun = Instant::now();
+    let tcp = TcpStream::connect(&*found)
+        .await
+        .map_err(|source| DialError::Connect {
+            address: address.to_owned(),
+            source,
+        })?;
+    // Small frames must not wait for each other; a socket that cannot do it works all the same.
+    let _ = tcp.set_nodelay(true);
+    phases.tcp = begun.elapsed();
+
+    let Some((config, name)) = tls else {
+        return Ok(Either::Left(tcp));
+    };
+    let begun = Instant::now();
+    let name = ServerName::try_from(name.to_owned()).map_err(|_| DialError::TlsName)?;
+    let tls = TlsConnector::from(config.clone())
+        .connect(name, tcp)
+        .await
+        .map_err(DialError::Tls)?;
+    phases.tls = begun.elapsed();
+    Ok(Either::Right(Box::new(tls)))
+}
+
 fn request(
     endpoint: &Endpoint,
     resume: Resume<'_>,
@@ -175,7 +205,7 @@ fn request(
     pin: Option<&Pin>,
 ) -> Result<Request<()>, DialError> {
     let mut request = Request::builder()
-        .uri(target(endpoint, resume))
+        .uri(target(endpoint, resume, token))
         .header(header::HOST, &endpoint.authority)
         .header(header::CONNECTION, "Upgrade")
         .header(header::UPGRADE, "websocket")
@@ -191,7 +221,7 @@ fn request(
     if let Some(offered) = &endpoint.subprotocols {
         headers.insert(header::SEC_WEBSOCKET_PROTOCOL, offered.clone());
     }
-    if let Some(token) = token {
+    if let (Some(token), TokenIn::Header) = (token, &endpoint.token_in) {
         headers.insert(header::AUTHORIZATION, bearer(token).ok_or(DialError::Request)?);
     }
     if let Some(Pin(value)) = pin {
@@ -213,7 +243,7 @@ fn hint_header(text: &str) -> Option<(HeaderName, HeaderValue)> {
 }
 
 /// The URL with the session's own query behind the user's, and with a hint's prefix before its path.
-fn target(endpoint: &Endpoint, resume: Resume<'_>) -> String {
+fn target(endpoint: &Endpoint, resume: Resume<'_>, token: Option<&Token>) -> String {
     let mut url = endpoint.url.clone();
     url.set_fragment(None);
     let Resume {
@@ -225,6 +255,9 @@ fn target(endpoint: &Endpoint, resume: Resume<'_>) -> String {
     if let Some(prefix) = hint.and_then(|h| h.path.as_deref()) {
         let path = format!("{}{}", prefix.trim_end_matches('/'), url.path());
         url.set_path(&path);
+    }
+    if let (Some(token), TokenIn::Query(name)) = (token, &endpoint.token_in) {
+        url.query_pairs_mut().append_pair(name, &token.reveal());
     }
     let hint = hint.and_then(|h| h.query.as_deref());
     if session.is_some() || declare_notice || declare_overlap || hint.is_some() {
@@ -252,12 +285,21 @@ impl DialError {
     /// What kind of failure this is.
     pub fn failure(&self) -> Failure {
         match self {
-            // The system reports a failed look-up as "other", without an OS error.
-            Self::Connect { source, .. } if source.raw_os_error().is_none() => Failure::Resolve,
+            Self::Resolve { .. } => Failure::Resolve,
             Self::Connect { .. } => Failure::Connect,
-            Self::Tls(_) | Self::TlsName => Failure::Tls,
+            Self::Tls(error) => Failure::Tls {
+                reason: tls::reason(error).unwrap_or("the service closed the connection in the TLS handshake"),
+            },
+            Self::TlsName => Failure::Tls {
+                reason: "the name is none that a certificate can be for; say another in tls.serverName (--server-name)",
+            },
             Self::Refused(status) => Failure::Refused { status: *status },
-            Self::Request | Self::Handshake(_) => Failure::Handshake,
+            Self::Request => Failure::Handshake,
+            // With TLS 1.3 a server tells what it thinks of a client's certificate after the handshake.
+            Self::Handshake(error) => match tls::reason(&**error) {
+                Some(reason) => Failure::Tls { reason },
+                None => Failure::Handshake,
+            },
             Self::Timeout(_) => Failure::Timeout,
         }
     }
@@ -280,7 +322,7 @@ mod tests {
             }),
         };
         assert_eq!(
-            target(&endpoint, resume),
+            target(&endpoint, resume, None),
             "ws://chat/ws?room=1&session=s+1&last=17&notice=wsroll.v1&overlap=1&wsroll=x7Qp"
         );
     }
@@ -288,7 +330,7 @@ mod tests {
     #[test]
     fn a_first_connect_leaves_the_url_alone() {
         let endpoint = Endpoint::new("ws://chat/ws", "t").unwrap();
-        assert_eq!(target(&endpoint, Resume::default()), "ws://chat/ws");
+        assert_eq!(target(&endpoint, Resume::default(), None), "ws://chat/ws");
     }
 
     #[test]

@@ -151,7 +151,10 @@ pub enum Failure {
     /// No TCP connection.
     Connect,
     /// The TLS handshake failed.
-    Tls,
+    Tls {
+        /// What that means, and the remedy where there is one.
+        reason: &'static str,
+    },
     /// The upgrade was answered with another status.
     Refused {
         /// The HTTP status.
@@ -163,6 +166,11 @@ pub enum Failure {
     Timeout,
     /// Accepted, but the first message did not come in time.
     Mute,
+    /// Accepted, but a step of the script was not answered in time.
+    Script {
+        /// The step: `open[1].expect`.
+        step: String,
+    },
     /// Accepted, and closed before the first message.
     ClosedEarly {
         /// The close code; 1006 without a close frame.
@@ -190,11 +198,12 @@ impl Failure {
         match self {
             Self::Resolve => "resolve",
             Self::Connect => "connect",
-            Self::Tls => "tls",
+            Self::Tls { .. } => "tls",
             Self::Refused { .. } => "refused",
             Self::Handshake => "handshake",
             Self::Timeout => "timeout",
             Self::Mute => "mute",
+            Self::Script { .. } => "script",
             Self::ClosedEarly { .. } => "closedEarly",
         }
     }
@@ -205,11 +214,12 @@ impl std::fmt::Display for Failure {
         match self {
             Self::Resolve => f.write_str("the name did not resolve"),
             Self::Connect => f.write_str("no TCP connection"),
-            Self::Tls => f.write_str("the TLS handshake failed"),
+            Self::Tls { reason } => write!(f, "the TLS handshake failed: {reason}"),
             Self::Refused { status } => write!(f, "the upgrade was answered with {status}"),
             Self::Handshake => f.write_str("the answer to the upgrade was not valid"),
             Self::Timeout => f.write_str("the upgrade got no answer in time"),
             Self::Mute => f.write_str("accepted, but no first message came in time"),
+            Self::Script { step } => write!(f, "accepted, but the script's step {step} was not answered in time"),
             Self::ClosedEarly { code } => write!(f, "closed with {code} before the first message"),
         }
     }

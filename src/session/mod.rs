@@ -7,20 +7,27 @@ mod backoff;
 mod client;
 mod config;
 mod dial;
+mod dialect;
 mod event;
 mod ledger;
 pub mod load;
+mod login;
 mod socket;
 #[cfg(test)]
 pub(crate) mod testkit;
+mod times;
+mod tls;
 mod token;
 mod wire;
 
 pub use backoff::{Backoff, MAX_ATTEMPTS, Profile, Profiles, RESTORED_LIFE};
 pub use client::Session;
-pub use config::{ConfigError, Dialect, Endpoint, Met, PIN_HEADER, Pin, SessionConfig};
+pub use config::{ConfigError, Dialect, Endpoint, Met, PIN_HEADER, Pin, SessionConfig, TokenIn};
 pub use dial::{DialError, Dialed, Phases, Resume, dial};
 pub use event::{Cause, End, Event, Failure, Restored, Welcomed};
 pub use ledger::{Ledger, Received, Request, Section, Unsent};
+pub use login::{Login, LoginError};
+pub use times::{Timed, Times};
+pub use tls::{Tls, TlsError, TlsFiles};
 pub use token::Token;
 pub use wire::{ClientFrame, Notice, ServerFrame, SessionState};

@@ -1,5 +1,4 @@
-//! One open socket: frames in, frames out. In the dialect [`Ping`](Dialect::Ping) requests travel as pings, and each pong is read
-//! as the answer that the session protocol would have given.
+//! One open socket: frames in, frames out. What is spoken on it is the business of [`Tongue`].
 
 use std::collections::VecDeque;
 use std::task::{Context, Poll, ready};
@@ -10,8 +9,8 @@ use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::protocol::{CloseFrame, frame::coding::CloseCode};
 use tokio_tungstenite::tungstenite::{Error as WsError, Message};
 
-use super::config::Dialect;
-use super::dial::{Dialed, Phases, Stream};
+use super::dial::{Phases, Stream};
+use super::dialect::{Missed, Tongue};
 use super::event::End;
 use super::ledger::Unsent;
 use super::wire::ServerFrame;
@@ -25,20 +24,8 @@ pub(super) struct Socket {
     pub(super) phases: Phases,
     /// A notice came on this socket.
     pub(super) noticed: bool,
-    /// What is known of the service, where pings stand for requests.
-    pings: Option<Pings>,
+    tongue: Tongue,
 }
-
-/// The other side of the session protocol, as far as pongs can play it.
-#[derive(Debug)]
-struct Pings {
-    /// The last number given to an answer.
-    seq: u64,
-    revision: String,
-}
-
-/// Payload of the first ping; its pong is the welcome.
-const HELLO: &[u8] = b"wsroll";
 
 /// What came out of a socket.
 #[derive(Debug)]
@@ -48,32 +35,21 @@ pub(super) enum Incoming {
 }
 
 impl Socket {
-    /// An accepted upgrade. `last` is the last number that the session has received on any socket.
-    pub(super) fn new(dialed: Dialed, dialect: Dialect, last: u64, now: Instant) -> Self {
-        let pings = (dialect == Dialect::Ping).then(|| Pings {
-            seq: last,
-            revision: dialed.revision.unwrap_or_default(),
-        });
-        let hello = pings.as_ref().map(|_| Message::Ping(HELLO.into()));
+    /// An accepted upgrade.
+    pub(super) fn new(ws: WebSocketStream<Stream>, phases: Phases, tongue: Tongue, now: Instant) -> Self {
         Self {
-            ws: dialed.socket,
-            outbox: hello.into_iter().collect(),
+            ws,
+            outbox: VecDeque::new(),
             opened_at: now,
-            phases: dialed.phases,
+            phases,
             noticed: false,
-            pings,
+            tongue,
         }
     }
 
     /// Queues a request; it leaves with the next poll.
     pub(super) fn ask(&mut self, request: Unsent) {
-        if self.pings.is_none() {
-            self.send(request.text);
-            return;
-        }
-        let kind = if request.reads { "state" } else { "say" };
-        let payload = format!("{kind} {}", request.id);
-        self.outbox.push_back(Message::Ping(payload.into()));
+        self.tongue.ask(request, &mut self.outbox);
     }
 
     /// Queues a text frame; it leaves with the next poll.
@@ -89,11 +65,30 @@ impl Socket {
         })));
     }
 
+    /// When the step of a script that is waited for is overdue.
+    pub(super) fn deadline(&self) -> Option<Instant> {
+        self.tongue.deadline()
+    }
+
+    /// The step of a script that is overdue.
+    pub(super) fn overdue(&self, now: Instant) -> Option<Missed> {
+        self.tongue.overdue(now)
+    }
+
+    /// It is of no use, and no welcome came on it.
+    pub(super) fn ended_early(&mut self) {
+        self.tongue.ended_early();
+    }
+
     /// Writes what waits, then reads. After [`Incoming::End`] the socket is to be dropped.
     pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Incoming> {
-        // A failed write shows as the end of the reading side, which may still hold the close frame that explains it.
-        let _ = self.poll_write(cx);
         loop {
+            let said = self.tongue.advance(Instant::now(), &mut self.outbox);
+            // A failed write shows as the end of the reading side, which may still hold the close frame that explains it.
+            let _ = self.poll_write(cx);
+            if let Some(frame) = said {
+                return Poll::Ready(Incoming::Frame(frame));
+            }
             let message = match ready!(self.ws.poll_next_unpin(cx)) {
                 Some(Ok(message)) => message,
                 Some(Err(WsError::ConnectionClosed)) | None => {
@@ -101,22 +96,14 @@ impl Socket {
                 }
                 Some(Err(_)) => return Poll::Ready(Incoming::End(End::Cut)),
             };
-            match message {
-                Message::Text(text) if self.pings.is_none() => {
-                    return Poll::Ready(Incoming::Frame(ServerFrame::parse(&text)));
-                }
-                Message::Close(frame) => {
-                    // The answer to the close frame is queued by now: give it a chance to leave.
-                    let _ = self.ws.poll_flush_unpin(cx);
-                    let code = frame.map_or(1005, |frame| frame.code.into());
-                    return Poll::Ready(Incoming::End(End::Closed { code }));
-                }
-                Message::Pong(payload) => {
-                    if let Some(frame) = self.pings.as_mut().and_then(|pings| pings.answer(&payload)) {
-                        return Poll::Ready(Incoming::Frame(frame));
-                    }
-                }
-                Message::Text(_) | Message::Binary(_) | Message::Ping(_) | Message::Frame(_) => {}
+            if let Message::Close(frame) = message {
+                // The answer to the close frame is queued by now: give it a chance to leave.
+                let _ = self.ws.poll_flush_unpin(cx);
+                let code = frame.map_or(1005, |frame| frame.code.into());
+                return Poll::Ready(Incoming::End(End::Closed { code }));
+            }
+            if let Some(frame) = self.tongue.hear(&message, &mut self.outbox) {
+                return Poll::Ready(Incoming::Frame(frame));
             }
         }
     }
@@ -128,40 +115,8 @@ impl Socket {
                 self.ws.start_send_unpin(message)?;
             }
         }
+        // What the last messages needed is not what the next hour needs.
+        self.outbox = VecDeque::new();
         self.ws.poll_flush_unpin(cx)
-    }
-}
-
-// === impl Pings ===
-
-impl Pings {
-    /// What a pong answers; `None` for one that answers no ping of ours.
-    fn answer(&mut self, payload: &[u8]) -> Option<ServerFrame> {
-        if payload == HELLO {
-            return Some(ServerFrame::Welcome {
-                session: "ping".to_owned(),
-                epoch: 0,
-                revision: self.revision.clone(),
-                pod: String::new(),
-                resumed: true,
-                seq: self.seq,
-            });
-        }
-        let (kind, id) = std::str::from_utf8(payload).ok()?.split_once(' ')?;
-        let id = id.to_owned();
-        match kind {
-            "state" => Some(ServerFrame::State {
-                id,
-                state: serde_json::Value::Null,
-            }),
-            "say" => {
-                self.seq += 1;
-                Some(ServerFrame::Message {
-                    seq: self.seq,
-                    id: Some(id),
-                })
-            }
-            _ => None,
-        }
     }
 }

@@ -148,6 +148,7 @@ impl Stage {
             token: Some(token("probe")),
             other_token: Some(token("intruder")),
             met: Met::default(),
+            manner: wsroll::probe::Manner::default(),
         }
     }
 

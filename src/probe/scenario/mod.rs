@@ -189,7 +189,7 @@ impl Setting {
 
     /// A service that speaks nothing but WebSocket may name no revision: then the pin has to be believed.
     fn unnamed(&self, revision: &str) -> bool {
-        self.config.dialect == Dialect::Ping && revision.is_empty()
+        self.config.dialect != Dialect::Session && revision.is_empty()
     }
 }
 

@@ -9,9 +9,11 @@ use tokio::time::{Instant, sleep_until};
 use super::{Attempt, Cause, Event, FADE, Fading, Outage, Session, Socket};
 use crate::session::config::{Dialect, SessionConfig};
 use crate::session::dial::{DialError, Dialed, Resume, dial};
+use crate::session::dialect::{Missed, Tongue};
 use crate::session::event::{End, Failure, Restored, Welcomed};
 use crate::session::ledger::Received;
 use crate::session::socket::Incoming;
+use crate::session::times::Timed;
 use crate::session::wire::{ClientFrame, Notice, ServerFrame};
 
 /// Which socket a frame came from.
@@ -91,6 +93,7 @@ impl Session {
                 // Nothing else can be understood before the welcome.
                 Poll::Ready(Incoming::Frame(_)) => {}
                 Poll::Ready(Incoming::End(end)) => {
+                    socket.ended_early();
                     let code = end.code();
                     self.on_failure(Failure::ClosedEarly { code });
                 }
@@ -120,11 +123,15 @@ impl Session {
     fn deadline(&self) -> Option<Instant> {
         let attempt = match &self.attempt {
             Some(Attempt::Waiting(at)) => Some(*at),
-            Some(Attempt::Opened(socket)) => Some(self.welcome_until(socket)),
+            Some(Attempt::Opened(socket)) => {
+                let until = self.welcome_until(socket);
+                Some(socket.deadline().map_or(until, |step| step.min(until)))
+            }
             Some(Attempt::Dialing(_)) | None => None,
         };
         let fading = self.fading.iter().map(|fading| fading.until);
-        fading.chain(attempt).chain(self.answer_until()).min()
+        let step = self.current.as_ref().and_then(|socket| socket.deadline());
+        fading.chain(attempt).chain(step).chain(self.answer_until()).min()
     }
 
     fn welcome_until(&self, socket: &Socket) -> Instant {
@@ -138,13 +145,24 @@ impl Session {
 
     fn on_deadline(&mut self, now: Instant) {
         self.fading.retain(|fading| fading.until > now);
-        if self.answer_until().is_some_and(|at| at <= now) {
+        let missed = self.current.as_ref().and_then(|socket| socket.overdue(now));
+        if let Some(missed) = &missed {
+            tracing::debug!(step = missed.0, "a step of the script was not answered in time");
+        }
+        if missed.is_some() || self.answer_until().is_some_and(|at| at <= now) {
             self.on_end(End::Unanswered);
         }
-        match &self.attempt {
+        let welcome_timeout = self.config.welcome_timeout;
+        match &mut self.attempt {
             Some(Attempt::Waiting(at)) if *at <= now => self.begin_dial(now),
-            Some(Attempt::Opened(socket)) if self.welcome_until(socket) <= now => {
-                self.on_failure(Failure::Mute);
+            Some(Attempt::Opened(socket)) => {
+                let failure = match socket.overdue(now) {
+                    Some(Missed(step)) => Failure::Script { step },
+                    None if socket.opened_at + welcome_timeout <= now => Failure::Mute,
+                    None => return,
+                };
+                socket.ended_early();
+                self.on_failure(failure);
             }
             _ => {}
         }
@@ -187,14 +205,22 @@ impl Session {
     fn on_dialed(&mut self, result: Result<Dialed, DialError>) {
         match result {
             Ok(dialed) => {
-                let revision = dialed.revision.clone();
+                let Dialed {
+                    socket,
+                    phases,
+                    revision,
+                } = dialed;
                 let (dialect, last) = (self.config.dialect, self.ledger.last());
-                let socket = Box::new(Socket::new(dialed, dialect, last, Instant::now()));
+                let tongue = Tongue::new(dialect, self.memory.as_ref(), revision.clone(), last);
+                let socket = Box::new(Socket::new(socket, phases, tongue, Instant::now()));
                 self.attempt = Some(Attempt::Opened(socket));
                 self.events.push_back(Event::Accepted { revision });
             }
             Err(error) => {
                 tracing::debug!(error = &error as &dyn std::error::Error, "attempt failed");
+                if let (DialError::Refused(401), Some(token)) = (&error, &self.token) {
+                    token.refused();
+                }
                 self.on_failure(error.failure());
             }
         }
@@ -307,12 +333,17 @@ impl Session {
         let now = Instant::now();
         self.backoff.restored(now);
         if let Some(outage) = self.outage.take() {
+            let since_dial = outage.first_dial.map_or_else(Default::default, |at| now - at);
+            let phases = socket.phases;
+            if let Some(times) = &self.config.times {
+                times.add(Timed { since_dial, phases });
+            }
             self.events.push_back(Event::Restored(Restored {
                 cause: outage.cause,
-                since_dial: outage.first_dial.map_or_else(Default::default, |at| now - at),
+                since_dial,
                 downtime: outage.lost_at.map_or_else(Default::default, |at| now - at),
                 attempts: outage.attempts,
-                phases: socket.phases,
+                phases,
             }));
         }
     }

@@ -19,6 +19,7 @@ use tokio::time::{Instant, Sleep, timeout};
 use super::backoff::{Backoff, Profile};
 use super::config::{Dialect, Pin, SessionConfig};
 use super::dial::{DialError, Dialed};
+use super::dialect::Remembered;
 use super::event::{Cause, End, Event};
 use super::ledger::{Ledger, Request, Section};
 use super::socket::Socket;
@@ -39,6 +40,8 @@ pub struct Session {
     /// What the last notice said of the way.
     hint: Reconnect,
     id: Option<String>,
+    /// What its script saved, where it speaks one.
+    memory: Option<Remembered>,
     ledger: Ledger,
     backoff: Backoff,
     rng: SmallRng,
@@ -83,14 +86,37 @@ struct Outage {
 // === impl Session ===
 
 impl Session {
-    /// A session that dials as soon as it is driven. The seed only spreads its waits.
+    /// A session that dials as soon as it is driven. The seed spreads its waits, and is `${place}` to a script.
     pub fn new(config: Arc<SessionConfig>, token: Option<Token>, pin: Option<Pin>, seed: u64) -> Self {
+        let script = config.script.clone().filter(|_| config.dialect == Dialect::Script);
+        let memory = script.map(|script| Remembered::new(script, token.clone(), seed));
+        Self::remembering(config, memory, token, pin, seed)
+    }
+
+    /// A session of somebody else's that knows all that this one knows, but for its token: what an intruder would dial with.
+    /// Where it is welcomed with [`resumed`](super::Welcomed::resumed), the service keeps users apart badly.
+    #[must_use]
+    pub fn taken_by(&self, token: Option<Token>, pin: Option<Pin>) -> Self {
+        let memory = self.memory.as_ref().map(|memory| memory.taken_by(token.clone()));
+        let mut session = Self::remembering(self.config.clone(), memory, token, pin, 0);
+        session.id.clone_from(&self.id);
+        session
+    }
+
+    fn remembering(
+        config: Arc<SessionConfig>,
+        memory: Option<Remembered>,
+        token: Option<Token>,
+        pin: Option<Pin>,
+        seed: u64,
+    ) -> Self {
         let mut session = Self {
             config,
             token,
             pin,
             hint: Reconnect::default(),
             id: None,
+            memory,
             ledger: Ledger::default(),
             backoff: Backoff::default(),
             rng: SmallRng::seed_from_u64(seed),
