@@ -52,7 +52,7 @@ pub async fn job(
                 exchange: limit,
                 drain: limit * 3,
             };
-            job.success_floor_percent = f64::from(spec.thresholds.reconnect_success.advance_above_percent);
+            job.success_floor_percent = f64::from(spec.thresholds.reconnect_success.target_percent);
             (run.clone(), spec.probes.sessions, ProbeKind::Rehearsal(job))
         }
         ProbePlan::Fleet {

@@ -61,6 +61,7 @@ impl World {
             look: self.look.clone(),
             rehearsal: self.rehearsal(),
             evidence: self.evidence(),
+            metrics: self.metrics.clone(),
             problems: Vec::new(),
             unannounced: self.unannounced,
             accounts: self.accounts.clone(),
