@@ -6,6 +6,7 @@
 pub mod api;
 pub mod engine;
 
+pub mod analysis;
 pub mod drain;
 pub mod session;
 

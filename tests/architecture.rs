@@ -9,7 +9,8 @@
 use std::path::{Path, PathBuf};
 
 /// The rooms of `src`.
-const ROOMS: [&str; 14] = [
+const ROOMS: [&str; 15] = [
+    "analysis",
     "api",
     "cli",
     "conformance",
@@ -160,6 +161,12 @@ fn the_conformance_check_knows_the_protocol_and_a_client_and_nothing_else() {
     forbid("conformance", &rooms_but(&["conformance", "drain", "session"]));
     // It has to be freer than the operator's own client is.
     forbid("conformance", &words(&["DrainClient"]));
+}
+
+/// It asks other systems, and judges nothing.
+#[test]
+fn analysis_knows_the_spec_and_what_the_engine_is_shown() {
+    forbid("analysis", &rooms_but(&["analysis", "api", "engine"]));
 }
 
 #[test]

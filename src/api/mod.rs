@@ -1,5 +1,6 @@
 //! The custom resource: spec, status, conditions, validation. No I/O.
 
+mod analysis;
 pub mod conditions;
 mod drain;
 mod moving;
@@ -12,6 +13,7 @@ pub mod spec;
 pub mod status;
 mod thresholds;
 pub mod validate;
+mod verdict;
 
 pub use quantity::{Count, Span};
 pub use spec::{WebSocketRollout, WebSocketRolloutSpec};

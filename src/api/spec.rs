@@ -4,19 +4,21 @@ use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+pub use super::analysis::{Analysis, PLACEHOLDERS, Prometheus, Webhook};
 pub use super::drain::{
     Budget, CloseCodes, Drain, DrainMode, HintKind, IdFrom, Limits, Notice, NoticeFormat, OnDeadline,
     SessionIdentity, SessionsFrom, Sidecar, SidecarNotice, Via,
 };
 pub use super::probes::{
-    LoginMethod, ProbeDialect, ProbeProfiles, ProbeTls, Probes, SecretKeyRef, SecretName, SecretSource, TokenFrom,
-    TokenLogin, TokenPlace,
+    LoginMethod, ProbeDialect, ProbeProfiles, ProbeTls, Probes, SecretKeyRef, SecretName, SecretSource,
+    TokenFrom, TokenLogin, TokenPlace,
 };
 use super::quantity::{Count, Span};
 pub use super::rehearsal::{Rehearsal, RehearsalPolicy, Scenario};
 use super::status::RolloutStatus;
 pub use super::thresholds::{
-    BreachAction, CountThreshold, ReturnThreshold, SuccessThreshold, Thresholds, TimeThreshold,
+    AlertThresholds, BreachAction, ConservationThreshold, CountThreshold, ResumeThreshold, ReturnThreshold,
+    SuccessThreshold, Thresholds, TimeThreshold,
 };
 
 /// How a WebSocket service moves from one version to the next without its sessions noticing.
@@ -84,6 +86,12 @@ pub struct WebSocketRolloutSpec {
     /// What makes a release go back.
     #[serde(default)]
     pub thresholds: Thresholds,
+
+    /// What other systems say of a new revision: queries of Prometheus, and webhooks. Edits count at once, in a release as well.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 16))]
+    #[x_kube(validation = Rule::new("self.all(i, size(self.filter(j, j.name == i.name)) == 1)").message("names of analyses must differ"))]
+    pub analysis: Vec<Analysis>,
 
     /// How many pods there may be, and how many there must be.
     #[serde(default)]

@@ -12,6 +12,7 @@ pub use super::moving::{
 };
 pub use super::rehearsal::{RehearsalStatus, ScenarioResult, ScenarioStatus};
 use super::spec::{Drain, Rollback, Step, Thresholds, Via};
+pub use super::verdict::{Alert, Interval, Passed, Tally, Trial, Verdict};
 
 /// Where a rollout is.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -70,6 +71,10 @@ pub struct RolloutStatus {
     /// The last verdict, in one sentence with its numbers.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub verdict: Option<Verdict>,
+    /// What people should look at now; nothing of it decides.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 16))]
+    pub alerts: Vec<Alert>,
     /// A template that failed; it is not tried again until it changes, or `retry`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rejected: Option<Rejected>,
@@ -300,6 +305,9 @@ pub struct Release {
     /// Reconnect times on the old revision and in the rehearsal's hand-over.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub baseline: Option<Baseline>,
+    /// The evidence that counts now; absent before the rehearsal is over.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub trial: Option<Trial>,
     /// Sessions when the release began.
     #[serde(default)]
     pub sessions: i64,
@@ -362,20 +370,6 @@ pub struct Weight {
     pub programmed: Option<i32>,
     /// When the desired weight was first asked for.
     pub asked_at: Timestamp,
-}
-
-/// What was decided, and on what grounds.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "camelCase")]
-pub struct Verdict {
-    /// `Passed`, `Inconclusive`, `Breached`.
-    pub result: String,
-    /// The threshold, as an identifier.
-    pub reason: String,
-    /// One sentence with its numbers.
-    pub message: String,
-    /// When.
-    pub at: Timestamp,
 }
 
 /// A template that is not tried again.

@@ -9,6 +9,7 @@
 //! - `wave`, `budget`, `pace`: who lets go of sessions next, and how fast
 //! - `windows`: the new revision gets every new connection while a wave's clients come back
 //! - `via`: who lets a revision's sessions go; `leaving`: revisions that nobody may cut
+//! - `verdict`: go on, wait, or go back
 //! - `report`: what the phase looks like to people
 
 mod act;

@@ -36,6 +36,8 @@ pub struct Observed {
     pub rehearsal: Option<RehearsalReport>,
     /// What the probe fleet saw, by target; empty while none runs.
     pub evidence: Vec<ProbeEvidence>,
+    /// What other systems have answered at this part of the release, for each of `spec.analysis`.
+    pub metrics: Vec<MetricView>,
     /// What stands in the way of a release.
     pub problems: Vec<Problem>,
     /// Sessions that ended without an announcement since the last observation.
@@ -190,6 +192,21 @@ pub struct Look {
     pub error: Option<String>,
     /// When it was taken.
     pub at: Timestamp,
+}
+
+/// What a source of `spec.analysis` has answered since this part of the release began.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct MetricView {
+    /// Its name.
+    pub name: String,
+    /// Answers of which its condition could be judged.
+    pub samples: u32,
+    /// Of the last of them, in a row, those of which it did not hold.
+    pub broken_in_a_row: u32,
+    /// The last answer, shortly.
+    pub last: Option<String>,
+    /// Why the last call had no answer.
+    pub error: Option<String>,
 }
 
 /// Something that stands in the way of a release, with what to do about it.

@@ -138,6 +138,11 @@ pub fn next(
     pace
 }
 
+/// Whether so many of the last probe reconnects failed that the pace is lowered; one alone is an accident.
+pub fn many_failed(probes: u64, failed: u64) -> bool {
+    failed > 1 && failed * 100 > probes * MOST_FAILED_PERCENT.unsigned_abs()
+}
+
 /// Probes take more than twice as long as before, or many of them fail.
 fn slow(evidence: &Evidence) -> Option<String> {
     let Evidence {
@@ -145,7 +150,7 @@ fn slow(evidence: &Evidence) -> Option<String> {
         probes_failed,
         ..
     } = *evidence;
-    if probes_failed > 1 && probes_failed * 100 > probes * MOST_FAILED_PERCENT.unsigned_abs() {
+    if many_failed(probes, probes_failed) {
         return Some(format!(
             "{probes_failed} of the last {probes} probe reconnects failed"
         ));

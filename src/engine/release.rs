@@ -251,10 +251,12 @@ impl Work<'_> {
             hinted: false,
             waves: 0,
             baseline: None,
+            trial: None,
             sessions: self.stable().sessions() as i64,
         });
         self.status.drain = None;
         self.status.verdict = None;
+        self.status.alerts = Vec::new();
         self.status.weight = None;
         self.status.unannounced = Some(0);
         self.status.rejected = None;
@@ -318,6 +320,7 @@ impl Work<'_> {
             },
         );
         self.status.history.truncate(HISTORY);
+        self.status.alerts = Vec::new();
         self.status.wave = None;
     }
 
@@ -358,8 +361,12 @@ impl Work<'_> {
         });
     }
 
-    /// What the rehearsal and the control group tell about reconnect times.
+    /// What the rehearsal and the control group tell about reconnect times. What was forced on stable just before comes before what
+    /// the new revision itself took in the hand-over.
     pub(super) fn note_baseline(&mut self, p50: Option<u64>, p95: Option<u64>) {
+        let forced = self.obs.rehearsal.as_ref().map(|r| &r.stable);
+        let forced = forced.and_then(|f| Some((f.restored_p50_ms?, f.restored_p95_ms?)));
+        let (p50, p95) = forced.map_or((p50, p95), |(p50, p95)| (Some(p50), Some(p95)));
         if let (Some(p50_ms), Some(p95_ms), Some(release)) = (p50, p95, self.status.release.as_mut()) {
             let old = release.baseline.unwrap_or(Baseline { p50_ms: 0, p95_ms: 0 });
             release.baseline = Some(Baseline {

@@ -5,7 +5,7 @@ use super::observed::{Observed, RevisionView};
 use super::work::Work;
 use crate::api::conditions::{self, DRAINED, PROBES_READY, READY, RECONCILING, REHEARSED, STALLED};
 use crate::api::spec::{DrainMode, Via};
-use crate::api::status::{DrainStatus, Pace, PauseReason, RevisionStatus, ScenarioResult, State};
+use crate::api::status::{DrainStatus, Pace, PauseReason, RevisionStatus, ScenarioResult, State, Tally};
 use crate::api::{GROUP, RolloutStatus};
 
 /// Most revisions that status lists.
@@ -359,6 +359,10 @@ pub fn progress_only(old: &RolloutStatus, new: &RolloutStatus) -> bool {
         });
         status.verdict = None;
         status.rehearsal = None;
+        for alert in &mut status.alerts {
+            alert.message.clear();
+            alert.seen_at = jiff::Timestamp::UNIX_EPOCH;
+        }
         status.replicas = 0;
         status.ready_replicas = 0;
         for condition in &mut status.conditions {
@@ -379,6 +383,9 @@ pub fn progress_only(old: &RolloutStatus, new: &RolloutStatus) -> bool {
         }
         if let Some(release) = &mut status.release {
             release.baseline = None;
+            if let Some(trial) = &mut release.trial {
+                (trial.canary, trial.stable, trial.interval) = (Tally::default(), Tally::default(), None);
+            }
         }
         status
     };

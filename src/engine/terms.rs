@@ -7,7 +7,7 @@ use super::plan::{Hint, Note};
 use super::wave::Terms;
 use super::work::Work;
 use crate::api::spec::{HintKind, OnDeadline};
-use crate::api::status::{Release, Wave, WaveReason};
+use crate::api::status::{Pace, Release, Wave, WaveReason};
 
 impl Work<'_> {
     /// Adapts the pace to what is seen of reconnects on the revision that a wave's sessions go to.
@@ -49,11 +49,7 @@ impl Work<'_> {
             p95_ms: probes.restored_p95_ms,
             baseline_p95_ms: self.release().and_then(|r| r.baseline).map(|b| b.p95_ms),
         };
-        let bounds = if back {
-            Bounds::of_rollback(terms.budget, terms.reconnect_window)
-        } else {
-            Bounds::of_drain(terms.budget, terms.reconnect_window)
-        };
+        let bounds = self.drain_bounds(back);
         let drain = self.status.drain.get_or_insert_default();
         let next = pace::next(drain.pace.as_ref(), &target, &evidence, bounds, self.now);
         let lowered =
@@ -62,6 +58,24 @@ impl Work<'_> {
             self.notes.push(Note::normal("PaceLowered", reason.clone()));
         }
         drain.pace = Some(next);
+    }
+
+    /// Between what the pace moves.
+    pub(super) fn drain_bounds(&self, back: bool) -> Bounds {
+        let terms = self.terms(back);
+        if back {
+            Bounds::of_rollback(terms.budget, terms.reconnect_window)
+        } else {
+            Bounds::of_drain(terms.budget, terms.reconnect_window)
+        }
+    }
+
+    /// Whether the probes on the new revision meet what lowers the pace in this round.
+    pub(super) fn is_about_to_ease(&self, pace: &Pace) -> bool {
+        let bounds = self.drain_bounds(false);
+        let due = pace.lowered_at.is_none_or(|at| self.since(at) >= bounds.window);
+        let recent = self.obs.evidence_of(ProbeTarget::Canary).map(|e| &e.recent);
+        due && recent.is_some_and(|r| pace::many_failed(r.attempts, r.failed))
     }
 
     pub(super) fn terms(&self, back: bool) -> Terms {

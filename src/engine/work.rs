@@ -8,7 +8,6 @@ use super::capacity::Limits;
 use super::evidence::ProbeTarget;
 use super::observed::{Look, Observed, RevisionView};
 use super::plan::{Action, Note, Plan};
-use super::verdict::{self, Judgement};
 use crate::api::RolloutStatus;
 use crate::api::status::{
     AtStep, PauseReason, Paused, Release, Returned, RollingBack, Since, State, Verdict, Weight,
@@ -253,34 +252,14 @@ impl<'a> Work<'a> {
 
     // --- verdicts ---
 
-    pub(super) fn judge(&self, release: &Release) -> Judgement {
-        let canary = self.obs.revision(&release.canary);
-        let lost = canary
-            .pods
-            .iter()
-            .filter_map(|p| p.sessions.as_ref())
-            .filter_map(|s| s.state_lost)
-            .sum();
-        verdict::judge(
-            &release.thresholds,
-            verdict::Evidence {
-                canary: self.obs.evidence_of(ProbeTarget::Canary),
-                stable: self.obs.evidence_of(ProbeTarget::Stable),
-                users_state_lost: lost,
-                users: self.returned(),
-                baseline: release.baseline,
-            },
-        )
-    }
-
     /// What became of the sessions that this release moved, as far as it was ever told.
     pub(super) fn returned(&self) -> Option<&Returned> {
         let before = self.status.drain.as_ref().and_then(|d| d.returned.as_ref());
         self.obs.accounts.as_ref().or(before)
     }
 
-    /// Notes a verdict. True where it is another one than before.
-    pub(super) fn record_verdict(&mut self, result: &str, reason: &str, message: &str) -> bool {
+    /// Notes a verdict; its time is that of the first of its kind.
+    pub(super) fn record_verdict(&mut self, result: &str, reason: &str, message: &str) {
         let same = self
             .status
             .verdict
@@ -297,7 +276,6 @@ impl<'a> Work<'a> {
             message: message.to_owned(),
             at,
         });
-        !same
     }
 
     // --- phases ---

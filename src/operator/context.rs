@@ -15,6 +15,7 @@ use tokio::time::{Instant, timeout};
 
 use super::error::{Error, Result};
 use super::lease::LeaseGuard;
+use crate::analysis::Gatherer;
 use crate::api::WebSocketRollout;
 use crate::drain::{DrainClient, GaugeClient, Token};
 use crate::engine::evidence::ProbeFigures;
@@ -43,6 +44,8 @@ pub struct Context {
     pub drain: DrainClient,
     /// Reads the sessions of pods without the protocol from their metrics.
     pub gauges: GaugeClient,
+    /// Asks other systems of new revisions.
+    pub analysis: Gatherer,
     /// The embedded probes.
     pub probes: ProbeSupervisor,
     /// Events.
@@ -135,6 +138,7 @@ impl Context {
             stores,
             drain,
             gauges,
+            analysis: Gatherer::new(),
             probes: ProbeSupervisor::new(),
             events,
             metrics,
@@ -218,6 +222,7 @@ impl Context {
     pub fn stop_probes(&self, key: &str) {
         // Only a job can be refused; there is none.
         drop(self.probes.ensure(key, None));
+        drop(self.analysis.observe(key, None));
     }
 
     /// Whether this process may write now.

@@ -249,11 +249,7 @@ pub async fn tls(
 // === problems ===
 
 /// What stands in the way of probes, before they are needed.
-pub async fn problems(
-    ctx: &Context,
-    rollout: &ValidatedRollout,
-    memory: &Mutex<Memory>,
-) -> Vec<Problem> {
+pub async fn problems(ctx: &Context, rollout: &ValidatedRollout, memory: &Mutex<Memory>) -> Vec<Problem> {
     let troubles = [
         tls(ctx, rollout, memory).await.err(),
         token(ctx, rollout, Whose::Own, memory).await.err(),
@@ -296,7 +292,9 @@ async fn secret(
     };
     let secret = secret.ok_or_else(|| missing("does not exist"))?;
     let bytes = secret.data.and_then(|mut data| data.remove(&reference.key));
-    bytes.map(|bytes| bytes.0).ok_or_else(|| missing("has no such key"))
+    bytes
+        .map(|bytes| bytes.0)
+        .ok_or_else(|| missing("has no such key"))
 }
 
 fn text(bytes: Vec<u8>, reference: &SecretKeyRef, field: &str) -> Result<String, Trouble> {

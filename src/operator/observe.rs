@@ -11,12 +11,16 @@ use super::context::{Context, Memory, lock};
 use super::error::Result;
 use super::sessions::Polled;
 use super::{accounting, problems, sessions};
+use crate::analysis::Subject;
 use crate::api::status::{Request, State};
-use crate::api::{ALL_SLOTS, ANNOTATION_REQUEST, ValidatedRollout, WebSocketRollout};
+use crate::api::{ALL_SLOTS, ANNOTATION_REQUEST, RolloutStatus, ValidatedRollout, WebSocketRollout};
 use crate::drain::Token;
 use crate::drain::protocol::{DrainState, SessionsReport};
 use crate::engine::Observed;
-use crate::engine::observed::{DrainView, NOBODY, PinsView, PodView, RevisionView, RouteView, SessionsView};
+use crate::engine::evidence::{ProbeEvidence, RehearsalReport};
+use crate::engine::observed::{
+    DrainView, MetricView, NOBODY, PinsView, PodView, RevisionView, RouteView, SessionsView,
+};
 use crate::probe::Seen;
 use crate::traffic::gateway_api::HTTPRoute;
 use crate::traffic::{http_route, pins, slots};
@@ -102,15 +106,12 @@ pub async fn observe(
     } else {
         Vec::new()
     };
-    let (rehearsal, evidence) = match ctx.probes.observe(&key(&rollout)).map(|p| p.seen) {
-        Some(Seen::Rehearsal(report)) => (Some(*report), Vec::new()),
-        Some(Seen::Fleet(evidence)) => (None, evidence),
-        None => (None, Vec::new()),
-    };
+    let (rehearsal, evidence) = probed(ctx, &rollout);
     sessions::count_probes(ctx, &rollout, memory, &evidence);
     if waiting {
         problems.extend(problems::probes_fail(&rollout, &evidence));
     }
+    let metrics = metrics(ctx, &rollout, &status);
     let (look, unannounced) = {
         let memory = lock(memory);
         (memory.look.clone(), memory.unannounced)
@@ -130,6 +131,7 @@ pub async fn observe(
         look,
         rehearsal,
         evidence,
+        metrics,
         problems,
         unannounced,
         accounts,
@@ -173,6 +175,50 @@ fn our_routes(rollout: &ValidatedRollout, routes: &[HTTPRoute]) -> (Vec<HTTPRout
         .iter()
         .filter(|r| r.annotations().contains_key(ANNOTATION_PINS) && is_ours(r.labels(), &rollout.name));
     (mine.collect(), pins.cloned().collect())
+}
+
+/// What the probes have seen: of a rehearsal, or of a fleet.
+fn probed(ctx: &Context, rollout: &ValidatedRollout) -> (Option<RehearsalReport>, Vec<ProbeEvidence>) {
+    match ctx.probes.observe(&key(rollout)).map(|p| p.seen) {
+        Some(Seen::Rehearsal(report)) => (Some(*report), Vec::new()),
+        Some(Seen::Fleet(evidence)) => (None, evidence),
+        None => (None, Vec::new()),
+    }
+}
+
+/// Asks what is due of `spec.analysis` while a release is judged; each part of it begins from nothing.
+fn metrics(ctx: &Context, rollout: &ValidatedRollout, status: &RolloutStatus) -> Vec<MetricView> {
+    let judged = matches!(
+        status.state,
+        Some(
+            State::Surging(_)
+                | State::Shifting(_)
+                | State::Moving(_)
+                | State::Analysing(_)
+                | State::Paused(_)
+                | State::Soaking(_)
+        )
+    );
+    let release = status.release.as_ref().filter(|_| judged);
+    let asked = release.and_then(|release| {
+        let trial = release.trial.as_ref()?;
+        let subject = Subject {
+            namespace: rollout.namespace.clone(),
+            name: rollout.name.clone(),
+            release: release.number,
+            revision: release.canary.clone(),
+            stable: release.stable.clone(),
+            step: trial.step,
+        };
+        Some((
+            format!("{}-{}-{}", release.id, trial.step, trial.settled),
+            subject,
+        ))
+    });
+    let asked = asked
+        .as_ref()
+        .map(|(run, subject)| (run.as_str(), rollout.spec.analysis.as_slice(), subject));
+    ctx.analysis.observe(&key(rollout), asked)
 }
 
 fn entropy() -> String {

@@ -21,9 +21,9 @@ mod walk;
 mod written;
 
 pub use board::{Board, limit as service_level};
-pub use scenario::{Setting, rehearse};
 pub use job::{FleetJob, Manner, ProbeDial, ProbeJob, ProbeKind, RehearsalJob, RehearsalTimeouts};
 pub use once::hold_and_reconnect;
+pub use scenario::{Setting, rehearse};
 pub use sight::{Sight, sight};
 pub use stage::{Declined, Stage, Victim, Way};
 pub use supervisor::{ProbeObservation, ProbeSupervisor, Seen};

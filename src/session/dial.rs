@@ -132,7 +132,12 @@ pub async fn dial(
 async fn connect(endpoint: &Endpoint, request: Request<()>) -> Result<Dialed, DialError> {
     let mut phases = Phases::default();
     let name = endpoint.tls_name.as_ref().unwrap_or(&endpoint.host);
-    let stream = stream(&endpoint.connect_to, endpoint.tls.as_ref().map(|tls| (tls, &**name)), &mut phases).await?;
+    let stream = stream(
+        &endpoint.connect_to,
+        endpoint.tls.as_ref().map(|tls| (tls, &**name)),
+        &mut phases,
+    )
+    .await?;
 
     let begun = Instant::now();
     let config = WebSocketConfig::default()
@@ -288,7 +293,8 @@ impl DialError {
             Self::Resolve { .. } => Failure::Resolve,
             Self::Connect { .. } => Failure::Connect,
             Self::Tls(error) => Failure::Tls {
-                reason: tls::reason(error).unwrap_or("the service closed the connection in the TLS handshake"),
+                reason: tls::reason(error)
+                    .unwrap_or("the service closed the connection in the TLS handshake"),
             },
             Self::TlsName => Failure::Tls {
                 reason: "the name is none that a certificate can be for; say another in tls.serverName (--server-name)",

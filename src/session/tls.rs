@@ -75,7 +75,9 @@ impl Tls {
                     return Err(TlsError::Certificate);
                 }
                 let key = PrivateKeyDer::from_pem_slice(key).map_err(|_| TlsError::Key)?;
-                builder.with_client_auth_cert(chain, key).map_err(TlsError::Client)?
+                builder
+                    .with_client_auth_cert(chain, key)
+                    .map_err(TlsError::Client)?
             }
         };
         // Every connect is to cost what a user's first connect costs, and tickets would be kept for each session.

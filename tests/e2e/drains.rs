@@ -117,7 +117,7 @@ async fn the_pace_settles_at_what_reconnects_can_bear() {
                 .patch(budget(50))
                 .patch(json!({"spec": {
                     "probes": {"recycle": "2s"},
-                    "thresholds": {"reconnectTime": {"noise": "6s"}, "reconnectSuccess": {"window": "60s", "minSamples": 20}},
+                    "thresholds": {"reconnectTime": {"noise": "6s"}, "reconnectSuccess": {"window": "60s", "minSamples": 15}},
                 }}))
         };
         case.serve(&app("v1")).await?;

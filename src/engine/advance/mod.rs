@@ -4,12 +4,12 @@ mod ends;
 mod moves;
 mod rehearsal;
 mod steps;
+mod trials;
 
 use std::time::Duration;
 
-use super::evidence::ProbeTarget;
 use super::plan::Note;
-use super::verdict::Judgement;
+use super::verdict::{Judgement, Outcome};
 use super::work::Work;
 use crate::api::spec::BreachAction;
 use crate::api::status::{PauseReason, Release, Since, State};
@@ -29,6 +29,7 @@ impl Work<'_> {
         self.weight_is_programmed();
         self.windows();
         self.watch();
+        self.alert();
         for _ in 0..HOPS {
             let before = self.status.state.clone();
             match self.state() {
@@ -87,48 +88,41 @@ impl Work<'_> {
         if !watched {
             return;
         }
-        if let Some(stable) = self.obs.evidence_of(ProbeTarget::Stable)
-            && stable.window.attempts >= u64::from(release.thresholds.reconnect_success.min_samples)
-        {
-            self.note_baseline(stable.window.restored_p50_ms, stable.window.restored_p95_ms);
-        }
+        self.sample();
+        let Some(trial) = self.release().and_then(|r| r.trial.clone()) else {
+            return;
+        };
         let step = self.state().step().unwrap_or(release.steps.len() as u32 - 1);
-        match self.judge(&release) {
-            Judgement::Breach {
-                reason,
-                message,
-                action,
-            } => {
-                let news = self.record_verdict("Breached", reason, &message);
-                match action {
-                    BreachAction::Rollback => self.roll_back(reason, message, true),
-                    BreachAction::Pause if !matches!(self.state(), State::Paused(_) | State::Soaking(_)) => {
-                        self.pause(step, PauseReason::Threshold, message);
+        let Outcome {
+            judgement,
+            mut warnings,
+        } = self.judge(&release, &trial);
+        let stays = matches!(self.state(), State::Paused(_) | State::Soaking(_));
+        match judgement {
+            Judgement::Breach(breach) => {
+                self.record_verdict("Breached", &breach.reason, &breach.message);
+                match breach.action {
+                    BreachAction::Rollback => self.roll_back(&breach.reason, breach.message, true),
+                    BreachAction::Pause if !stays => {
+                        self.pause(step, PauseReason::Threshold, breach.message);
                     }
-                    BreachAction::Pause | BreachAction::Warn => {
-                        if news {
-                            self.notes
-                                .push(Note::warning("ThresholdBreached", format!("{reason}: {message}")));
-                        }
-                    }
+                    BreachAction::Pause | BreachAction::Warn => warnings.push(breach),
                 }
             }
             Judgement::ControlFailing(message) => {
                 self.record_verdict("Inconclusive", "ControlFailing", &message);
-                if matches!(
-                    self.state(),
-                    State::Analysing(_) | State::Moving(_) | State::Shifting(_) | State::Surging(_)
-                ) {
+                if !stays {
                     self.pause(step, PauseReason::ControlFailing, message);
                 }
             }
-            Judgement::Pass(message) => {
-                self.record_verdict("Passed", "Thresholds", &message);
-            }
-            Judgement::Inconclusive(message) => {
-                self.record_verdict("Inconclusive", "Samples", &message);
-            }
+            Judgement::Pass(message) => self.passed(&trial, message, !warnings.is_empty()),
+            Judgement::Inconclusive(message) => match trial.passed {
+                // What was reached on a step stays.
+                Some(passed) => self.record_verdict("Passed", "Thresholds", &passed.message),
+                None => self.record_verdict("Inconclusive", "Samples", &message),
+            },
         }
+        self.warn_of(&warnings);
         let lasting = self.time_in_phase() > NO_READY_PODS;
         if !matches!(self.state(), State::Soaking(_) | State::RollingBack(_))
             && self.desired_weight() > 0

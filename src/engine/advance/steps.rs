@@ -3,11 +3,9 @@
 use std::time::Duration;
 
 use super::{canary_look_id, people, pins_look_id};
-use crate::api::spec::{BreachAction, PauseAction, Step};
+use crate::api::spec::{PauseAction, Step};
 use crate::api::status::{AtStep, PauseReason, Paused, Rehearsing, Since, State};
-use crate::engine::evidence::ProbeTarget;
 use crate::engine::plan::Note;
-use crate::engine::verdict::{self, Judgement};
 use crate::engine::work::Work;
 
 impl Work<'_> {
@@ -136,39 +134,28 @@ impl Work<'_> {
     }
 
     pub(super) fn analysing(&mut self, at: &AtStep) {
-        let (Some(release), Some(step)) = (self.release().cloned(), self.step(at.step)) else {
-            return;
-        };
+        let Some(step) = self.step(at.step) else { return };
         let pause = self.pause_of(at.step, &step);
         if self.time_in_phase() < pause.unwrap_or_default() {
             return;
         }
-        let canary = self.obs.evidence_of(ProbeTarget::Canary);
-        let (passed, how) = match self.judge(&release) {
-            Judgement::Pass(_) => (true, "passed"),
-            // What is told of users says nothing about the probes: they have to pass all the same.
-            Judgement::Breach {
-                action: BreachAction::Warn,
-                reason: verdict::USERS_RETURN,
-                ..
-            } => (
-                matches!(verdict::samples(&release.thresholds, canary), Judgement::Pass(_)),
-                "passed with a warning",
-            ),
-            Judgement::Breach {
-                action: BreachAction::Warn,
-                ..
-            } => (
-                verdict::enough_samples(&release.thresholds, canary),
-                "passed with a warning",
-            ),
-            _ => (false, ""),
-        };
-        if passed && pause.is_some() {
-            self.after_step(at.step, how);
-        } else if passed {
-            let message = format!("step {} {how} and waits for promote", at.step + 1);
-            self.pause(at.step, PauseReason::Step, message);
+        let passed = self.passed_of(at.step);
+        if let Some(passed) = passed {
+            let how = if passed.warned {
+                "passed with a warning"
+            } else {
+                "passed"
+            };
+            if pause.is_some() {
+                self.after_step(at.step, &format!("{how}: {}", passed.message));
+            } else {
+                let message = format!(
+                    "step {} {how} and waits for promote: {}",
+                    at.step + 1,
+                    passed.message
+                );
+                self.pause(at.step, PauseReason::Step, message);
+            }
         } else if self.over_progress_deadline_after(pause) {
             let message = self.status.verdict.as_ref().map(|v| v.message.clone());
             self.pause(at.step, PauseReason::Inconclusive, message.unwrap_or_default());

@@ -110,3 +110,49 @@ fn too_many_strays_stop_the_moves_before_the_last_step() {
     reach(&mut world, "Soaking");
     assert_eq!(world.users_of("bbb"), 60);
 }
+
+/// A good version whose probes fail while our own wave is faster than it bears: the pace is eased, and nobody is sent back.
+#[test]
+fn a_wave_of_ours_that_is_too_fast_sends_no_good_version_back() {
+    let mut world = releasing(Case {
+        sessions: 400,
+        budget: 40,
+        bears: Some(12),
+        refuses: true,
+        steps: vec![(50, Some(1)), (100, Some(0))],
+        ..case()
+    });
+    let mut aside = 0;
+    while !matches!(world.phase(), "Soaking" | "RolledBack") && world.wrong.is_empty() {
+        world.run(250);
+        let trial = world.status.release.as_ref().and_then(|r| r.trial.as_ref());
+        aside = aside.max(trial.map_or(0, |t| t.canary.aside));
+        assert!(world.now < 600_000, "{}", world.trace.join("\n"));
+    }
+    assert!(world.wrong.is_empty(), "{:?}", world.wrong);
+    assert_eq!(world.phase(), "Soaking", "{}", world.trace.join("\n"));
+    assert!(aside > 0, "nothing was set aside");
+    assert!(world.trace.iter().any(|l| l.contains("PaceLowered")));
+}
+
+/// The same signs, and a version that fails at any pace: it is found when there is nothing left to ease.
+#[test]
+fn a_version_that_fails_at_any_pace_is_not_excused_by_it() {
+    let mut world = releasing(Case {
+        sessions: 400,
+        budget: 40,
+        bears: Some(0),
+        refuses: true,
+        quality: super::Quality::BreaksAbove(20),
+        steps: vec![(100, Some(0))],
+        ..case()
+    });
+    reach(&mut world, "Moving");
+    let begin = world.now;
+    reach(&mut world, "RollingBack");
+    assert!(world.now - begin < 60_000, "{} ms", world.now - begin);
+    let moved = world.users_of("bbb");
+    assert!(moved < 300, "{moved} had moved");
+    reach(&mut world, "RolledBack");
+    assert_eq!((world.users_of("aaa"), world.all_unannounced), (400, 0));
+}

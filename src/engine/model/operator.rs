@@ -62,6 +62,7 @@ impl World {
             look: self.look.clone(),
             rehearsal: self.rehearsal(),
             evidence: self.evidence(),
+            metrics: self.metrics.clone(),
             problems: Vec::new(),
             unannounced: self.unannounced,
             accounts: self.accounts.clone(),

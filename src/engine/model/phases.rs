@@ -26,6 +26,7 @@ pub(super) fn case() -> Case {
         min_ready: 100,
         quality: Quality::Good,
         bears: None,
+        refuses: false,
         churn: 0,
     }
 }

@@ -1,9 +1,11 @@
 //! What the probes report.
 
+use std::collections::BTreeMap;
+
 use super::world::{Quality, World, stamp};
 use crate::api::spec::Scenario;
 use crate::engine::evidence::{
-    ProbeEvidence, ProbeFigures, ProbeTarget, RehearsalFailure, RehearsalPods, RehearsalReport,
+    ProbeEvidence, ProbeFigures, ProbeTarget, RECENT, RehearsalFailure, RehearsalPods, RehearsalReport,
     RehearsalStage,
 };
 use crate::engine::plan::ProbePlan;
@@ -15,6 +17,9 @@ const CRASH_MS: i64 = 8_000;
 /// Probe sessions per target.
 pub(super) const SESSIONS: u64 = 2;
 
+/// Reconnects of a target's probes per tick: twenty per second.
+const PER_TICK: u64 = 5;
+
 /// A run of probes.
 #[derive(Debug, Clone)]
 pub(super) struct Run {
@@ -24,6 +29,8 @@ pub(super) struct Run {
     pub over: usize,
     pub stage: RehearsalStage,
     pub since: i64,
+    /// What each target's probes met, tick by tick: time, whether they were restored, and how long it took.
+    pub met: BTreeMap<ProbeTarget, Vec<(i64, bool, u64)>>,
 }
 
 impl Run {
@@ -50,6 +57,7 @@ impl World {
             over: 0,
             stage: RehearsalStage::Running,
             since: self.now,
+            met: BTreeMap::new(),
         };
         match &mut self.probes {
             // What was done for it is news to a run that goes on.
@@ -136,6 +144,40 @@ impl World {
         })
     }
 
+    /// The fleet's probes reconnect.
+    pub(super) fn sample(&mut self) {
+        let Some(mut run) = self.probes.take() else {
+            return;
+        };
+        if let ProbePlan::Fleet { targets, .. } = &run.plan {
+            for (target, _) in targets {
+                let revision = self.probed(*target);
+                let burdened = self.burdened(&revision);
+                let restored = !(self.breaks(&revision) || burdened && self.case.refuses);
+                let took = if burdened { 900 } else { 40 };
+                run.met
+                    .entry(*target)
+                    .or_default()
+                    .push((self.now, restored, took));
+            }
+        }
+        self.probes = Some(run);
+    }
+
+    fn probed(&self, target: ProbeTarget) -> String {
+        match (target, &self.status.release) {
+            (ProbeTarget::Canary, Some(release)) => release.canary.clone(),
+            _ => self.stable(),
+        }
+    }
+
+    /// A server that more clients reconnect to than it bears is slow for its probes as well, or does not answer them.
+    fn burdened(&self, revision: &str) -> bool {
+        let second = self.now.div_euclid(1_000) - 1;
+        let came = self.arrivals.get(&second).copied().unwrap_or_default();
+        revision == "bbb" && self.case.bears.is_some_and(|bears| came > bears)
+    }
+
     pub(super) fn evidence(&self) -> Vec<ProbeEvidence> {
         let Some(run) = &self.probes else {
             return Vec::new();
@@ -143,44 +185,39 @@ impl World {
         let ProbePlan::Fleet { targets, .. } = &run.plan else {
             return Vec::new();
         };
-        let stable = self.stable();
-        let attempts = ((self.now - run.began) / 50).clamp(0, 200) as u64;
-        targets
-            .iter()
-            .map(|(target, _)| {
-                let revision = match (target, &self.status.release) {
-                    (ProbeTarget::Canary, Some(release)) => release.canary.clone(),
-                    _ => stable.clone(),
-                };
-                let bad = self.breaks(&revision);
-                let failures = if bad { attempts.min(10) } else { 0 };
-                ProbeEvidence {
-                    target: *target,
-                    since: stamp(run.began),
-                    open: SESSIONS as u32,
-                    total: figures(attempts, attempts - failures),
-                    window: figures(attempts, attempts - failures),
-                    recent: self.recent(&revision),
-                    failures_in_a_row: failures as u32,
-                    last_failure: None,
-                    pods: std::collections::BTreeMap::new(),
+        let of = |(target, _): &(ProbeTarget, Option<String>)| {
+            let met = run.met.get(target).map_or(&[][..], Vec::as_slice);
+            let since = |from: i64| {
+                let met = met.iter().filter(|(at, ..)| *at >= from);
+                met.fold((0, 0, 40), |(all, good, took), (_, restored, slow)| {
+                    (
+                        all + PER_TICK,
+                        good + u64::from(*restored) * PER_TICK,
+                        took.max(*slow),
+                    )
+                })
+            };
+            let figures_of = |from: i64| {
+                let (attempts, restored, p95) = since(from);
+                ProbeFigures {
+                    restored_p95_ms: Some(p95),
+                    ..figures(attempts, restored)
                 }
-            })
-            .collect()
-    }
-
-    /// A server that more clients reconnect to than it bears is slow for its probes as well.
-    fn recent(&self, revision: &str) -> ProbeFigures {
-        let second = self.now.div_euclid(1_000) - 1;
-        let came = self.arrivals.get(&second).copied().unwrap_or_default();
-        let slow = self
-            .case
-            .bears
-            .is_some_and(|bears| came > bears && revision == "bbb");
-        ProbeFigures {
-            restored_p95_ms: Some(if slow { 900 } else { 40 }),
-            ..figures(20, 20)
-        }
+            };
+            let row = met.iter().rev().take_while(|(_, restored, _)| !restored).count() as u64;
+            ProbeEvidence {
+                target: *target,
+                since: stamp(run.began),
+                open: SESSIONS as u32,
+                total: figures_of(i64::MIN),
+                window: figures_of(self.now - 300_000),
+                recent: figures_of(self.now - RECENT.as_millis() as i64),
+                failures_in_a_row: (row * PER_TICK) as u32,
+                last_failure: None,
+                pods: BTreeMap::new(),
+            }
+        };
+        targets.iter().map(of).collect()
     }
 
     /// Probe sessions that a pod reports beside the users'.

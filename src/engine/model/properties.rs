@@ -91,6 +91,7 @@ fn cases() -> impl Strategy<Value = Case> {
             min_ready,
             quality,
             bears,
+            refuses: seed % 3 == 0,
             churn,
         },
     )

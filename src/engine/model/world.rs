@@ -14,7 +14,7 @@ use crate::api::spec::{DrainMode, HintKind, Via};
 use crate::api::status::{Request, Returned};
 use crate::api::{RolloutStatus, ValidatedRollout};
 use crate::engine::Plan;
-use crate::engine::observed::{Look, PinRule};
+use crate::engine::observed::{Look, MetricView, PinRule};
 
 /// One step of time.
 pub(super) const TICK: i64 = 250;
@@ -70,6 +70,8 @@ pub(super) struct Case {
     pub quality: Quality,
     /// Reconnects per second above which the new revision is slow.
     pub bears: Option<u32>,
+    /// Whether it then does not answer its probes at all.
+    pub refuses: bool,
     /// Users that come and go by themselves, per tick in thousand.
     pub churn: usize,
 }
@@ -126,6 +128,8 @@ pub(super) struct World {
     pub pins: Option<Vec<PinRule>>,
     pub gateway: Gateway,
     pub look: Option<Look>,
+    /// What other systems tell.
+    pub metrics: Vec<MetricView>,
     /// What the pods tell of moved sessions.
     pub accounts: Option<Returned>,
     pub probes: Option<Run>,
@@ -169,6 +173,7 @@ impl World {
             pins: None,
             gateway: Gateway::default(),
             look: None,
+            metrics: Vec::new(),
             accounts: None,
             probes: None,
             sessions: Vec::new(),
@@ -272,6 +277,7 @@ impl World {
         self.gateway.tell(self.now, self.case.lag, plane);
         self.dial();
         self.rehearse();
+        self.sample();
         if self.now >= self.next_round {
             self.round();
         }

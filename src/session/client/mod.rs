@@ -88,7 +88,10 @@ struct Outage {
 impl Session {
     /// A session that dials as soon as it is driven. The seed spreads its waits, and is `${place}` to a script.
     pub fn new(config: Arc<SessionConfig>, token: Option<Token>, pin: Option<Pin>, seed: u64) -> Self {
-        let script = config.script.clone().filter(|_| config.dialect == Dialect::Script);
+        let script = config
+            .script
+            .clone()
+            .filter(|_| config.dialect == Dialect::Script);
         let memory = script.map(|script| Remembered::new(script, token.clone(), seed));
         Self::remembering(config, memory, token, pin, seed)
     }

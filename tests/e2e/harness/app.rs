@@ -97,12 +97,20 @@ impl App {
                 "probes": {
                     "url": format!("ws://{}/ws", case.host),
                     "connectTo": case.settings.gateway_inside,
-                    "sessions": 5,
+                    "sessions": 10,
                     "recycle": "1s",
                     "tokenFrom": {"secretKeyRef": {"name": "probe-token", "key": "token"}},
                 },
                 "thresholds": {
-                    "reconnectSuccess": {"window": "10s", "minSamples": 10},
+                    // A test has seconds, not minutes: at ten reconnects a second, all of them good, these bounds pass a part of a
+                    // release after 15 to 30 samples (its epochs 1 to 9), and find a version that restores nobody after 6 to 12.
+                    "reconnectSuccess": {
+                        "window": "10s",
+                        "minSamples": 10,
+                        "confidencePercent": 80,
+                        "advanceAbovePercent": 75,
+                        "rollbackBelowPercent": 60,
+                    },
                     // Two shared cores: what is slow here is the machine.
                     "reconnectTime": {"noise": "2s"},
                 },

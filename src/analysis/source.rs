@@ -1,0 +1,208 @@
+//! A call to Prometheus or a webhook. Calls have limits of time and size, follow no redirect and carry no credentials.
+
+use std::time::Duration;
+
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+use crate::api::spec::Analysis;
+
+/// How long a call may take, connecting included.
+const LIMIT: Duration = Duration::from_secs(5);
+/// The longest answer that is read, bytes.
+const MOST: usize = 64 * 1024;
+
+/// Which release is asked about.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Subject {
+    /// Namespace of the rollout.
+    pub namespace: String,
+    /// Its name.
+    pub name: String,
+    /// Number of the release.
+    pub release: u64,
+    /// Hash of the new revision.
+    pub revision: String,
+    /// Hash of the old one.
+    pub stable: String,
+    /// Index of the step, from 0.
+    pub step: u32,
+}
+
+/// What a source answered.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) enum Answer {
+    /// Prometheus' one number.
+    Number(f64),
+    /// A webhook's JSON.
+    Body(Value),
+}
+
+/// Why there is no answer. Nothing that was read is in it.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum Error {
+    #[error("it cannot be called from here")]
+    NoClient,
+    #[error("its address is not a URL")]
+    Address,
+    #[error("it could not be reached: {0}")]
+    Unreachable(&'static str),
+    #[error("it answered with status {0}")]
+    Status(u16),
+    #[error("its answer is longer than 64 KiB")]
+    TooLong,
+    #[error("its answer cannot be read: {0}")]
+    Unreadable(&'static str),
+    #[error("the query found nothing")]
+    NoData,
+    #[error("the query found {0} series: aggregate them to one")]
+    ManySeries(usize),
+    #[error("the condition cannot be evaluated: {0}")]
+    Condition(String),
+}
+
+impl Error {
+    /// The closed set that logs use.
+    pub(super) fn category(&self) -> &'static str {
+        match self {
+            Self::NoClient => "NoClient",
+            Self::Address => "Address",
+            Self::Unreachable(_) => "Unreachable",
+            Self::Status(_) => "Status",
+            Self::TooLong => "TooLong",
+            Self::Unreadable(_) => "Unreadable",
+            Self::NoData => "NoData",
+            Self::ManySeries(_) => "ManySeries",
+            Self::Condition(_) => "Condition",
+        }
+    }
+}
+
+/// A client as pods are called with.
+pub(super) fn client() -> reqwest::Result<reqwest::Client> {
+    reqwest::Client::builder()
+        .timeout(LIMIT)
+        .connect_timeout(LIMIT)
+        .redirect(reqwest::redirect::Policy::none())
+        .no_proxy()
+        .user_agent(concat!("wsroll/", env!("CARGO_PKG_VERSION")))
+        .build()
+}
+
+/// Asks a source once.
+pub(super) async fn ask(
+    client: &reqwest::Client,
+    analysis: &Analysis,
+    subject: &Subject,
+) -> Result<Answer, Error> {
+    let request = if let Some(prometheus) = &analysis.prometheus {
+        let base = prometheus.address.trim_end_matches('/');
+        let mut url = url::Url::parse(&format!("{base}/api/v1/query")).map_err(|_| Error::Address)?;
+        url.query_pairs_mut()
+            .append_pair("query", &subject.fill(&prometheus.query));
+        client.get(url)
+    } else if let Some(webhook) = &analysis.webhook {
+        let url = url::Url::parse(&webhook.url).map_err(|_| Error::Address)?;
+        client.post(url).json(&json!({
+            "analysis": analysis.name,
+            "namespace": subject.namespace,
+            "name": subject.name,
+            "release": subject.release,
+            "revision": subject.revision,
+            "stable": subject.stable,
+            "step": subject.step,
+        }))
+    } else {
+        return Err(Error::Address);
+    };
+    let body = read(request).await?;
+    if analysis.prometheus.is_some() {
+        number(&body).map(Answer::Number)
+    } else {
+        serde_json::from_slice(&body)
+            .map(Answer::Body)
+            .map_err(|_| Error::Unreadable("it is not JSON"))
+    }
+}
+
+async fn read(request: reqwest::RequestBuilder) -> Result<Vec<u8>, Error> {
+    let mut response = request.send().await.map_err(|e| why(&e))?;
+    // Prometheus says what is wrong with a query by 400 and 422: whose fault that is does not matter.
+    if response.status() != reqwest::StatusCode::OK {
+        return Err(Error::Status(response.status().as_u16()));
+    }
+    let mut body = Vec::new();
+    while let Some(chunk) = response.chunk().await.map_err(|e| why(&e))? {
+        if body.len() + chunk.len() > MOST {
+            return Err(Error::TooLong);
+        }
+        body.extend_from_slice(&chunk);
+    }
+    Ok(body)
+}
+
+fn why(error: &reqwest::Error) -> Error {
+    Error::Unreachable(if error.is_timeout() {
+        "no answer within 5 s"
+    } else if error.is_connect() {
+        "no connection"
+    } else {
+        "the call failed"
+    })
+}
+
+/// The answer of `/api/v1/query`.
+#[derive(Deserialize)]
+struct Queried {
+    data: Option<Data>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Data {
+    result_type: String,
+    result: Value,
+}
+
+/// The one number of an instant query: a scalar, or a vector of one series.
+fn number(body: &[u8]) -> Result<f64, Error> {
+    let queried: Queried =
+        serde_json::from_slice(body).map_err(|_| Error::Unreadable("it is not an answer of Prometheus"))?;
+    let data = queried.data.ok_or(Error::NoData)?;
+    let pair = match data.result_type.as_str() {
+        "scalar" => data.result,
+        "vector" => {
+            let mut series: Vec<Value> = serde_json::from_value(data.result)
+                .map_err(|_| Error::Unreadable("its vector is no list"))?;
+            match (series.pop(), series.len()) {
+                (None, _) => return Err(Error::NoData),
+                (Some(mut one), 0) => one.get_mut("value").map(Value::take).unwrap_or_default(),
+                (Some(_), others) => return Err(Error::ManySeries(others + 1)),
+            }
+        }
+        _ => return Err(Error::Unreadable("it is neither a scalar nor a vector")),
+    };
+    let text = pair.get(1).and_then(Value::as_str);
+    let number: f64 = text
+        .and_then(|text| text.parse().ok())
+        .ok_or(Error::Unreadable("its value is no number"))?;
+    // 0/0: nothing was counted.
+    if number.is_nan() {
+        Err(Error::NoData)
+    } else {
+        Ok(number)
+    }
+}
+
+// === impl Subject ===
+
+impl Subject {
+    /// Fills in a query's placeholders. Hashes and names of Kubernetes need no quoting.
+    fn fill(&self, query: &str) -> String {
+        query
+            .replace("${namespace}", &self.namespace)
+            .replace("${name}", &self.name)
+            .replace("${revision}", &self.revision)
+            .replace("${stable}", &self.stable)
+    }
+}
