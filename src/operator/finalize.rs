@@ -34,7 +34,7 @@ pub async fn release(ctx: &Context, live: &WebSocketRollout, memory: &Mutex<Memo
     // The spec may have been broken in mid-release: names are all that is needed to give back what was moved.
     let rollout = ValidatedRollout::unchecked(live);
     ctx.stop_probes(&key(&rollout));
-    let scene = observe(ctx, live, rollout, memory).await?;
+    let scene = Box::pin(observe(ctx, live, rollout, memory)).await?;
     give_back(ctx, &scene).await?;
     let list: Vec<String> = live
         .finalizers()

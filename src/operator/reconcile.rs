@@ -82,7 +82,7 @@ async fn round(ctx: &Context, live: &WebSocketRollout, memory: &Mutex<Memory>) -
     if finalize::ensure(ctx, live).await? {
         return Ok(Action::requeue(Duration::ZERO));
     }
-    let scene = observe(ctx, live, rollout, memory).await?;
+    let scene = Box::pin(observe(ctx, live, rollout, memory)).await?;
     carry_on(ctx, live, &scene, memory, None).await
 }
 

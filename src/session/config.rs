@@ -271,6 +271,15 @@ impl std::fmt::Debug for Pin {
 // === impl SessionConfig ===
 
 impl SessionConfig {
+    /// Whether sessions have a state that can be read and compared.
+    pub fn knows_state(&self) -> bool {
+        match self.dialect {
+            Dialect::Session => true,
+            Dialect::Ping => false,
+            Dialect::Script => self.script.as_ref().is_some_and(|script| !script.state.is_empty()),
+        }
+    }
+
     /// The defaults: notices declared, break before make, first message within 10 s, code 1012.
     pub fn new(endpoint: Endpoint) -> Self {
         Self {

@@ -1,6 +1,6 @@
 //! Command line and environment.
 
-use std::{fs, io, net::SocketAddr, path::PathBuf, process::ExitCode, time::Duration};
+use std::{fs, io, net::SocketAddr, path::{Path, PathBuf}, process::ExitCode, time::Duration};
 
 use anyhow::{Context as _, Result, bail};
 use clap::{Args, Parser, Subcommand};
@@ -11,8 +11,8 @@ use crate::{
     config::{Config, DrainPort, Limits, Secret},
     fault::Faults,
     server::{Exit, Server},
-    store::{MemoryStore, RedisStore, Store},
-    token::SessionKey,
+    store::{MemoryStore, PostgresStore, RedisStore, StateKeys, Store},
+    token::{Clock, Identity, Permissions, SessionKey},
 };
 
 /// Exit code of the `crash` fault: the same as a panic's.
@@ -42,6 +42,12 @@ struct TokenArgs {
     /// The user's tier.
     #[arg(long, default_value = "free")]
     tier: String,
+    /// What the bearer may do: some of say, set and state, joined by `-`, or `none`; all of it when left out.
+    #[arg(long)]
+    permissions: Option<Permissions>,
+    /// How long the token is good for, in seconds; for ever when left out.
+    #[arg(long)]
+    expires_in_seconds: Option<u64>,
     /// A file with the key; without it, the variable `SESSION_KEY`.
     #[arg(long)]
     key_file: Option<PathBuf>,
@@ -55,9 +61,21 @@ struct ServeArgs {
     /// Where clients connect.
     #[arg(long, env = "LISTEN", default_value = "0.0.0.0:8080")]
     listen: SocketAddr,
-    /// Where sessions live: `memory`, or `redis://host:port`.
+    /// Where sessions live: `memory`, `redis://host:port`, or `postgres://user:password@host:port/database`.
     #[arg(long, env = "STORE", default_value = "memory", hide_env_values = true)]
     store: String,
+    /// Connections to PostgreSQL, beside the one that listens.
+    #[arg(long, env = "STORE_CONNECTIONS", default_value_t = 8)]
+    store_connections: usize,
+    /// Certificate authorities of the PostgreSQL server, as a PEM file; without it, those of the machine.
+    #[arg(long, env = "STORE_CA_FILE")]
+    store_ca_file: Option<PathBuf>,
+    /// The file with the keys that seal what stands in the store: 32 bytes in base64 a line. The first seals, all open.
+    #[arg(long, env = "STATE_KEY_FILE")]
+    state_key_file: Option<PathBuf>,
+    /// Whether entries that were stored before there was a key are still read.
+    #[arg(long, env = "STATE_ACCEPT_UNSEALED", default_value_t = false, action = clap::ArgAction::Set)]
+    state_accept_unsealed: bool,
     /// How long a session outlives its last use, in seconds.
     #[arg(long, env = "SESSION_TTL_SECONDS", default_value_t = 3600)]
     session_ttl_seconds: u64,
@@ -132,7 +150,17 @@ impl TokenArgs {
             (None, Some(key)) => key,
             (None, None) => bail!("give the key by --key-file or in SESSION_KEY"),
         };
-        println!("{}", SessionKey::new(key).sign(&self.user, &self.tier)?);
+        let key = SessionKey::new(key);
+        let token = match (self.permissions, self.expires_in_seconds) {
+            (None, None) => key.sign(&self.user, &self.tier)?,
+            (permissions, lasts) => key.sign_identity(&Identity {
+                user: self.user,
+                tier: self.tier,
+                permissions: permissions.unwrap_or(Permissions::ALL),
+                expires: lasts.map(|seconds| Clock::System.now().saturating_add(seconds)),
+            })?,
+        };
+        println!("{token}");
         Ok(ExitCode::SUCCESS)
     }
 }
@@ -165,6 +193,10 @@ impl ServeArgs {
         let Self {
             listen,
             store,
+            store_connections,
+            store_ca_file,
+            state_key_file,
+            state_accept_unsealed,
             session_ttl_seconds,
             session_key,
             app_version,
@@ -187,11 +219,14 @@ impl ServeArgs {
             .filter(|key| !key.is_empty())
             .context("SESSION_KEY is needed")?;
         let ttl = Duration::from_secs(session_ttl_seconds);
-        let store = match store.as_str() {
-            "memory" => Store::Memory(MemoryStore::new(ttl)),
-            url => {
-                Store::Redis(RedisStore::new(url, ttl).context("STORE must be memory or redis://host:port")?)
+        let keys = state_keys(state_key_file.as_deref(), state_accept_unsealed)?;
+        let store = if store == "memory" {
+            Store::Memory(MemoryStore::new(ttl))
+        } else {
+            if keys.is_empty() {
+                tracing::warn!("what the store holds is not sealed: STATE_KEY_FILE names no key");
             }
+            outer_store(&store, ttl, store_ca_file.as_deref(), store_connections, keys)?
         };
         let pod = pod.or_else(|| Some(fs::read_to_string("/etc/hostname").ok()?.trim().to_owned()));
         Ok(Config {
@@ -200,6 +235,7 @@ impl ServeArgs {
             identity_key: read_secret(&identity_key_file).context("the identity key cannot be used")?,
             store,
             session_key: SessionKey::new(session_key),
+            clock: Clock::System,
             revision: revision
                 .filter(|revision| !revision.is_empty())
                 .unwrap_or(app_version),
@@ -215,9 +251,39 @@ impl ServeArgs {
     }
 }
 
+/// A store outside of this process, by its URL.
+fn outer_store(
+    url: &str,
+    ttl: Duration,
+    authorities: Option<&Path>,
+    connections: usize,
+    keys: StateKeys,
+) -> Result<Store> {
+    let problem =
+        "STORE must be memory, redis://host:port or postgres://user:password@host:port/database";
+    if url.starts_with("postgres://") || url.starts_with("postgresql://") {
+        let store = PostgresStore::new(url, ttl, authorities).and_then(|store| store.with_connections(connections));
+        return Ok(Store::Postgres(store.context(problem)?.sealed_by(keys)));
+    }
+    let store = RedisStore::new(url, ttl).context(problem)?;
+    Ok(Store::Redis(store.sealed_by(keys)))
+}
+
+/// The keys that seal what stands in the store. A file that is named and cannot be used is an error: nothing is to be
+/// stored unsealed by mistake.
+fn state_keys(file: Option<&Path>, accept_unsealed: bool) -> Result<StateKeys> {
+    let Some(file) = file.filter(|file| !file.as_os_str().is_empty()) else {
+        return Ok(StateKeys::default());
+    };
+    let problem = || format!("STATE_KEY_FILE {} cannot be used", file.display());
+    let text = fs::read_to_string(file).with_context(problem)?;
+    let keys = StateKeys::parse(&text).with_context(problem)?;
+    Ok(keys.accepting_unsealed(accept_unsealed))
+}
+
 /// The drain port, if its token is there. A token that is there and cannot be read is an error: a pod without a drain
 /// port would count as one whose sessions nobody knows.
-fn drain_config(file: &std::path::Path, port: u16) -> Result<Option<DrainPort>> {
+fn drain_config(file: &Path, port: u16) -> Result<Option<DrainPort>> {
     let token = read_secret(file).context("the drain token cannot be used")?;
     Ok(token.map(|token| DrainPort {
         listen: SocketAddr::from(([0, 0, 0, 0], port)),
@@ -225,7 +291,7 @@ fn drain_config(file: &std::path::Path, port: u16) -> Result<Option<DrainPort>> 
     }))
 }
 
-fn read_secret(file: &std::path::Path) -> Result<Option<Secret>> {
+fn read_secret(file: &Path) -> Result<Option<Secret>> {
     let secret = match fs::read_to_string(file) {
         Ok(secret) => secret.trim().to_owned(),
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),

@@ -5,7 +5,7 @@ use std::{fmt, net::SocketAddr, time::Duration};
 use crate::{
     fault::Faults,
     store::{MemoryStore, Store},
-    token::SessionKey,
+    token::{Clock, SessionKey},
 };
 
 /// A server's configuration. [`Config::local`] has what tests need; `cli` reads the rest from the environment.
@@ -21,6 +21,8 @@ pub struct Config {
     pub store: Store,
     /// Signs and checks session tokens.
     pub session_key: SessionKey,
+    /// What the expiry of tokens is checked against.
+    pub clock: Clock,
     /// The revision, as shown in `welcome` and on the drain port.
     pub revision: String,
     /// The pod's name, as shown in `welcome`.
@@ -78,6 +80,7 @@ impl Config {
             identity_key: None,
             store: Store::Memory(MemoryStore::new(Duration::from_hours(1))),
             session_key: SessionKey::new(session_key),
+            clock: Clock::System,
             revision: "local".to_owned(),
             pod: "local".to_owned(),
             make_before_break: true,

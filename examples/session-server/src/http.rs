@@ -15,6 +15,7 @@ use crate::{
     server::App,
     session::{self, Hello, bump},
     store::{StoreError, random_id},
+    token::TokenError,
 };
 
 /// Longest session id, in bytes.
@@ -132,8 +133,11 @@ fn read_hello(app: &App, query: &str, headers: &HeaderMap) -> Result<Hello, Refu
     let identity = app
         .config
         .session_key
-        .verify(token)
-        .map_err(|_| Refusal(StatusCode::UNAUTHORIZED, "the session token is not valid"))?;
+        .verify(token, app.config.clock.now())
+        .map_err(|error| match error {
+            TokenError::Expired => Refusal(StatusCode::UNAUTHORIZED, "the session token has expired"),
+            _ => Refusal(StatusCode::UNAUTHORIZED, "the session token is not valid"),
+        })?;
     let asked = parameter(query, "session").filter(|session| !session.is_empty());
     if asked.is_some_and(|session| !is_session_id(session)) {
         return Err(Refusal(

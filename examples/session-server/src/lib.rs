@@ -2,7 +2,7 @@
 //! wsroll's operator asks. It is meant to be read and copied; it depends on nothing of wsroll.
 //!
 //! - [`session`]: a session on a socket: welcome, messages, state, goodbye.
-//! - [`store`]: where sessions live, and who may write them: memory or Redis.
+//! - [`store`]: where sessions live, and who may write them: memory, Redis or PostgreSQL.
 //! - `drain`: orders in; notices and paced closes out.
 //! - [`token`]: who is on the other end.
 //! - [`fault`]: faults that can be switched on, to try what a rollout does with a broken version.

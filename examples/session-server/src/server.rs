@@ -133,6 +133,8 @@ impl Server {
         });
         let takeovers = app.config.store.takeovers(&app.instance, app.killed.clone());
         app.background(watch_takeovers(Arc::clone(&app), takeovers));
+        let keeper = app.config.store.clone();
+        app.background(async move { keeper.keep_house().await });
         let worker = Arc::clone(&app);
         app.background(async move { worker.drain.run(&worker).await });
         app.background(accept_traffic(Arc::clone(&app), traffic_listener));
@@ -141,7 +143,8 @@ impl Server {
             drain = Some(address);
             app.background(accept_drain(Arc::clone(&app), listener, token));
         }
-        tracing::info!(%traffic, drain = ?drain, revision = app.config.revision, "serving");
+        let (revision, store) = (&app.config.revision, app.config.store.kind());
+        tracing::info!(%traffic, drain = ?drain, revision, store, "serving");
         Ok(Self { app, traffic, drain })
     }
 

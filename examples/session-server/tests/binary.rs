@@ -190,7 +190,7 @@ async fn what_a_thousand_sessions_cost() {
     const SOCKETS: u32 = 1000;
     const ROUNDS: u32 = 15;
     let backend = Backend::redis().await.unwrap_or_else(Backend::memory);
-    let process = Process::start(&[("STORE", &backend.url())]).await;
+    let process = Process::start(&[("STORE", &backend.url)]).await;
     let (empty, _) = process.cost();
     let mut sockets = Vec::new();
     for n in 0..SOCKETS {
@@ -230,7 +230,7 @@ async fn what_a_thousand_sessions_cost() {
     println!(
         "{SOCKETS} sockets, store {}: {empty} KiB empty, {idle} KiB with idle sockets, {busy} KiB after {ROUNDS} messages \
          each; {:.1} % of one core over {took:?}; slowest answer {worst:?}",
-        backend.url(),
+        backend.url,
         100.0 * cpu.as_secs_f64() / took.as_secs_f64(),
     );
 }

@@ -15,7 +15,7 @@ use session_server::{Config, Exit, Server, config::Limits};
 use support::{Backend, Client, DRAIN_TOKEN, Dial, drain, eventually, request, sessions};
 use tokio::time::Instant;
 
-on_both_stores!(
+on_all_stores!(
     a_drain_tells_everybody_and_closes_each_in_turn,
     a_client_that_opens_its_new_socket_first_is_closed_by_the_move,
 );

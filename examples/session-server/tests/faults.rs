@@ -15,7 +15,7 @@ use session_server::Exit;
 use support::{Backend, Dial, drain, eventually, sessions};
 use tokio::time::{Instant, timeout};
 
-on_both_stores!(forget_loses_the_state_and_says_so);
+on_all_stores!(forget_loses_the_state_and_says_so);
 
 async fn forget_loses_the_state_and_says_so(backend: &Backend) {
     let (old, new) = (backend.server().await, backend.faulty("forget").await);

@@ -1,4 +1,4 @@
-//! Sessions over real sockets: welcome, replies, resume, ownership. Every scenario runs on both stores.
+//! Sessions over real sockets: welcome, replies, resume, ownership. Every scenario runs on all stores.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -8,13 +8,26 @@
 
 mod support;
 
-use std::time::Duration;
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
 
 use serde_json::{Value, json};
-use session_server::{Config, Server, config::Limits};
+use session_server::{
+    Config, Server,
+    config::Limits,
+    token::{Clock, Identity, Permissions},
+};
 use support::{Backend, Dial, eventually, request};
 
-on_both_stores!(
+/// A time, in seconds since 1970.
+const NOW: u64 = 1_800_000_000;
+
+on_all_stores!(
     a_new_session_is_welcomed_and_its_replies_are_numbered,
     a_resume_replays_what_the_client_missed,
     a_repeated_message_is_applied_once,
@@ -25,6 +38,8 @@ on_both_stores!(
     an_idle_old_socket_learns_at_once_that_it_lost_its_session,
     a_slow_old_server_can_neither_write_nor_deliver,
     the_same_server_moves_a_session_between_its_sockets,
+    a_token_is_checked_again_at_every_resume,
+    what_a_lesser_token_does_not_permit_is_refused_after_the_resume,
 );
 
 async fn a_new_session_is_welcomed_and_its_replies_are_numbered(backend: &Backend) {
@@ -100,7 +115,7 @@ async fn all_of_the_state_survives_the_server(backend: &Backend) {
         after,
         json!({"history": [{"seq": 1, "id": "c-1", "text": "grüße \"and\" newlines\n"}],
             "context": {"a/b": {"goal": [1, {"deep": null}]}}, "tools": {"a/b": 4.5},
-            "preferences": {"a/b": "dark"}, "tier": "gold"})
+            "preferences": {"a/b": "dark"}, "tier": "gold", "permissions": ["say", "set", "state"]})
     );
 }
 
@@ -203,6 +218,74 @@ async fn the_same_server_moves_a_session_between_its_sockets(backend: &Backend) 
     eventually("one socket is left", async || server.open() == 1).await;
 }
 
+async fn a_token_is_checked_again_at_every_resume(backend: &Backend) {
+    let clock = Arc::new(AtomicU64::new(NOW));
+    let server = Server::start(Config {
+        clock: Clock::Manual(Arc::clone(&clock)),
+        ..backend.config()
+    })
+    .await
+    .unwrap();
+    let ann = Identity {
+        expires: Some(NOW + 60),
+        ..identity("ann", Permissions::ALL)
+    };
+    let mut client = Dial::identity(&ann).connect(&server).await;
+    client.say("c-1", "x").await;
+    let again = |dial: Dial| dial.resume(&client.session, 1);
+    let forged = Dial {
+        token: Some("ann.gold.say-set-state.0.00".to_owned()),
+        ..Dial::default()
+    };
+    assert_eq!(again(forged).refused(&server).await, 401);
+    assert_eq!(again(Dial::user("bob")).refused(&server).await, 403);
+    clock.store(NOW + 60, Ordering::Relaxed);
+    assert_eq!(again(Dial::identity(&ann)).refused(&server).await, 401);
+    // None of them took anything from the owner, whose socket outlives the token.
+    assert_eq!(client.say("c-2", "x").await["seq"], 2);
+    let renewed = Identity {
+        expires: Some(NOW + 120),
+        ..ann
+    };
+    let resumed = again(Dial::identity(&renewed)).connect(&server).await;
+    assert_eq!((resumed.resumed, resumed.seq), (true, 2));
+}
+
+async fn what_a_lesser_token_does_not_permit_is_refused_after_the_resume(backend: &Backend) {
+    let (old, new) = (backend.server().await, backend.server().await);
+    let mut client = Dial::identity(&identity("ann", Permissions::ALL)).connect(&old).await;
+    let set = json!({"type": "set", "id": "s-1", "section": "tools", "key": "k", "value": 1});
+    client.send(set.clone()).await;
+    assert_eq!(client.receive().await["seq"], 1);
+    let less = Identity {
+        tier: "free".to_owned(),
+        ..identity("ann", "say-state".parse().unwrap())
+    };
+    let mut resumed = Dial::identity(&less).resume(&client.session, 1).connect(&new).await;
+    resumed.send(set).await;
+    let refused = resumed.receive().await;
+    assert_eq!((&refused["code"], &refused["id"]), (&json!("forbidden"), &json!("s-1")));
+    assert_eq!(resumed.say("c-1", "x").await["seq"], 2);
+    let state = resumed.state().await;
+    assert_eq!(state["tools"], json!({"k": 1}));
+    assert_eq!((&state["tier"], &state["permissions"]), (&json!("free"), &json!(["say", "state"])));
+    let mute = identity("ann", Permissions::default());
+    let mut silent = Dial::identity(&mute).resume(&client.session, 2).connect(&new).await;
+    for message in [json!({"type": "say", "id": "c-2", "text": "x"}), json!({"type": "state", "id": "c-3"})] {
+        silent.send(message).await;
+        assert_eq!(silent.receive().await["code"], "forbidden");
+    }
+}
+
+fn identity(user: &str, permissions: Permissions) -> Identity {
+    Identity {
+        user: user.to_owned(),
+        tier: "gold".to_owned(),
+        permissions,
+        expires: None,
+    }
+}
+
 #[tokio::test]
 async fn connects_without_a_good_token_are_refused() {
     let server = Server::start(Config::local(support::KEY)).await.unwrap();
@@ -238,13 +321,12 @@ async fn large_and_binary_messages_close_the_socket_with_a_reason() {
 #[tokio::test]
 async fn without_its_redis_the_server_refuses_and_comes_back() {
     let Some(mut backend) = Backend::redis().await else {
-        eprintln!("left out: needs redis-server on PATH");
         return;
     };
     let server = backend.server().await;
     let mut client = Dial::user("ann").connect(&server).await;
     client.say("c-1", "x").await;
-    backend.stop_redis();
+    backend.stop().await;
     assert_eq!(client.say("c-2", "x").await["code"], "unavailable");
     assert_eq!(
         Dial::user("ann")
@@ -254,7 +336,8 @@ async fn without_its_redis_the_server_refuses_and_comes_back() {
         503
     );
     // It comes back empty: the session's state is gone, and both sides are told so.
-    backend.start_redis().await;
+    backend.wipe();
+    backend.start().await;
     assert_eq!(client.until_closed().await.1, 1011);
     let back = async || Dial::user("bob").open(&server).await.is_ok();
     eventually("sockets can be opened again", back).await;

@@ -43,7 +43,7 @@ enum Form {
     Text,
     /// One JSON object
     Json,
-    /// JUnit XML, a test case per check
+    /// XML as `JUnit` writes it, a test case per check
     Junit,
 }
 

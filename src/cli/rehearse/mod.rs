@@ -186,15 +186,15 @@ async fn cycles(
 }
 
 fn dial(service: ServiceArgs) -> anyhow::Result<ProbeDial> {
-    let signer = service.signer()?;
     Ok(ProbeDial {
         headers: service.headers()?,
+        token: service.token("probe")?,
+        other_token: service.token("intruder")?,
+        dialect: service.dialect()?,
+        manner: service.manner()?,
         url: service.url,
         connect_to: service.connect_to,
-        dialect: service.dialect.into(),
         subprotocols: service.subprotocols,
-        token: signer.as_ref().and_then(|signer| signer.sign("probe")),
-        other_token: signer.as_ref().and_then(|signer| signer.sign("intruder")),
         met: Met::default(),
     })
 }

@@ -6,7 +6,7 @@ use super::{Ending, Passed, Played, Scene};
 use crate::engine::evidence::RehearsalFailure;
 use crate::probe::stage::{Stage, Way};
 use crate::probe::walk::{Step, Walk};
-use crate::session::{DialError, Dialect, Endpoint, Pin, Resume, Token, dial};
+use crate::session::{DialError, Endpoint, Pin, Resume, Token, dial};
 
 /// Answers other than a clear yes or no to a foreign token are asked for again this often.
 const ISOLATION_TRIES: u32 = 3;
@@ -15,7 +15,7 @@ const MOVES: u64 = 2;
 
 impl<S: Stage> Scene<'_, S> {
     pub(super) async fn state_preservation(&self, walks: &mut Vec<Walk>) -> Played<Passed> {
-        if self.set.config.dialect == Dialect::Ping {
+        if !self.set.config.knows_state() {
             let reason = "the dialect of the probes knows no state: with the dialect Session, or a script that reads state, it is played";
             return Err(Ending::Skipped(reason.to_owned()));
         }

@@ -23,7 +23,7 @@ use self::{
 use crate::{
     server::App,
     store::{Change, ClaimRequest, Lease, Reply, StoreError, Write},
-    token::Identity,
+    token::{Identity, Permissions},
 };
 
 /// Close code for a session that another connection has taken, outside a drain.
@@ -60,6 +60,8 @@ struct Conversation<'a, S> {
     peer: &'a Peer,
     socket: Socket<S>,
     lease: Lease,
+    /// What the token of this connect permits.
+    permissions: Permissions,
     /// The store was used since the last ping.
     used: bool,
     /// The last check got no answer.
@@ -126,6 +128,7 @@ where
         peer,
         socket,
         lease: claim.lease,
+        permissions: hello.identity.permissions,
         used: true,
         check_again: false,
         bad: 0,
@@ -250,6 +253,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Conversation<'_, S> {
 
     async fn answer(&mut self, message: ClientMessage) -> Next {
         self.used = true;
+        if let Some((id, name)) = self.forbidden(&message) {
+            let text = format!("the session token does not permit {name}");
+            let sent = self.error(id, "forbidden", &text).await;
+            return self.sent(sent);
+        }
         match message {
             ClientMessage::Say { id, text, ack } => {
                 let write = Write {
@@ -306,6 +314,17 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Conversation<'_, S> {
         }
     }
 
+    /// Id and name of what the token of this connect does not permit, whatever an earlier one did.
+    fn forbidden<'m>(&self, message: &'m ClientMessage) -> Option<(&'m str, &'static str)> {
+        let (permitted, id, name) = match message {
+            ClientMessage::Say { id, .. } => (self.permissions.say, id, "say"),
+            ClientMessage::Set { id, .. } => (self.permissions.set, id, "set"),
+            ClientMessage::State { id } => (self.permissions.state, id, "state"),
+            ClientMessage::Busy { .. } | ClientMessage::Ack { .. } => return None,
+        };
+        (!permitted).then_some((id, name))
+    }
+
     async fn apply(&mut self, write: Write<'_>) -> Next {
         match self.app.config.store.write(&self.lease, &write).await {
             Ok(reply) => self.deliver(&ServerMessage::Message(&reply)).await,
@@ -334,6 +353,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Conversation<'_, S> {
             StoreError::Stale => return Next::Leave(Leave::Say(Goodbye::Superseded)),
             StoreError::Gone | StoreError::Forbidden => {
                 return Next::Leave(Leave::Close(1011, "the session's state is gone"));
+            }
+            StoreError::Unreadable(_) => {
+                self.app.store_failed(error);
+                return Next::Leave(Leave::Close(1011, "the session's state cannot be read"));
             }
             StoreError::Full => "full",
             StoreError::Unavailable(_) => "unavailable",

@@ -97,6 +97,7 @@ impl MemoryStore {
         state.epoch += 1;
         state.nonce = random_id();
         state.tier.clone_from(&request.identity.tier);
+        state.permissions = request.identity.permissions;
         let loser = std::mem::replace(&mut state.instance, request.instance.to_owned());
         if let Some(listener) = listeners.get(&loser) {
             let taken = Takeover::Taken {
@@ -108,6 +109,7 @@ impl MemoryStore {
         Ok(Claim {
             lease: Lease {
                 session: request.session.into(),
+                user: request.identity.user.as_str().into(),
                 epoch: state.epoch,
                 nonce: state.nonce.as_str().into(),
             },
@@ -140,11 +142,18 @@ impl MemoryStore {
     /// Runs `act` on the session if `lease` still owns it.
     fn owned<T>(&self, lease: &Lease, act: impl FnOnce(&mut SessionState) -> Result<T>) -> Result<T> {
         let mut inner = self.lock();
-        let kept = inner.sessions.get_mut(&*lease.session).ok_or(StoreError::Gone)?;
+        let now = Instant::now();
+        let kept = inner.sessions.get_mut(&*lease.session);
+        let kept = kept
+            .filter(|kept| kept.expires > now)
+            .ok_or(StoreError::Gone)?;
+        if kept.state.user != *lease.user {
+            return Err(StoreError::Forbidden);
+        }
         if kept.state.epoch != lease.epoch || kept.state.nonce != *lease.nonce {
             return Err(StoreError::Stale);
         }
-        kept.expires = Instant::now() + self.ttl;
+        kept.expires = now + self.ttl;
         act(&mut kept.state)
     }
 

@@ -1,12 +1,15 @@
 //! Where sessions live: apart from the pod, so that they survive it.
 //!
 //! A session has one owner at a time. Every connect *claims* the session, which raises its epoch by one; every later
-//! access names the claim it was made under and is refused as [`StoreError::Stale`] once somebody else has claimed the
+//! access names the user and the claim it was made under and is refused as [`StoreError::Stale`] once somebody else has claimed the
 //! session. So an old pod that is slow, partitioned or merely late can neither write nor read over the new owner.
 //! The loser is told at once through [`Takeovers`], so that an idle socket does not linger either.
 
+mod entry;
 mod memory;
+mod postgres;
 mod redis;
+mod seal;
 mod state;
 
 use std::{sync::Arc, time::Duration};
@@ -15,8 +18,13 @@ use serde::Serialize;
 use serde_json::Value;
 use tokio::sync::mpsc;
 
-pub use self::{memory::MemoryStore, redis::RedisStore};
-use crate::token::Identity;
+pub use self::{
+    memory::MemoryStore,
+    postgres::{PostgresStore, SetupError},
+    redis::RedisStore,
+    seal::{KeyError, SealError, StateKeys},
+};
+use crate::token::{Identity, Permissions};
 
 /// Entries of history kept per session, the newest.
 pub const MAX_HISTORY: usize = 50;
@@ -27,13 +35,15 @@ pub const MAX_IDS: usize = 512;
 /// Values in context, tools and preferences together.
 pub const MAX_VALUES: usize = 128;
 
-/// Any store. An enum and not a trait object: there are two, and both are here.
+/// Any store. An enum and not a trait object: there are three, and all are here.
 #[derive(Clone, Debug)]
 pub enum Store {
     /// Sessions die with the process: resumes on another pod lose their state.
     Memory(MemoryStore),
     /// Sessions live in Redis.
     Redis(RedisStore),
+    /// Sessions live in PostgreSQL.
+    Postgres(PostgresStore),
 }
 
 /// A claim on a session: the right to read and write it until somebody else claims it.
@@ -41,6 +51,8 @@ pub enum Store {
 pub struct Lease {
     /// The session.
     pub session: Arc<str>,
+    /// Whose it is: no access names a session without its user.
+    pub user: Arc<str>,
     /// Rises by one with every claim.
     pub epoch: u64,
     /// Random per claim: tells two first claims apart where the store lost the session in between.
@@ -116,7 +128,7 @@ pub enum Change<'a> {
 }
 
 /// The parts of a session's state that clients may set.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, serde::Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, serde::Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Section {
     /// What the agent knows.
@@ -138,8 +150,10 @@ pub struct Snapshot {
     pub tools: serde_json::Map<String, Value>,
     /// The user's preferences.
     pub preferences: serde_json::Map<String, Value>,
-    /// The user's tier.
+    /// The user's tier, as the token of the last connect had it.
     pub tier: String,
+    /// What that token permitted.
+    pub permissions: Permissions,
 }
 
 /// One thing that was said.
@@ -185,6 +199,9 @@ pub enum StoreError {
     /// The session holds as many values as it may.
     #[error("the session holds {MAX_VALUES} values already")]
     Full,
+    /// What the store holds cannot be opened.
+    #[error("the session's state cannot be read")]
+    Unreadable(#[source] SealError),
     /// The store did not answer in time, or not as it should.
     #[error("failed to reach the store")]
     Unavailable(#[source] Box<dyn std::error::Error + Send + Sync>),
@@ -203,6 +220,7 @@ impl Store {
         match self {
             Self::Memory(store) => store.may_claim(session, user),
             Self::Redis(store) => store.may_claim(session, user).await,
+            Self::Postgres(store) => store.may_claim(session, user).await,
         }
     }
 
@@ -211,6 +229,7 @@ impl Store {
         match self {
             Self::Memory(store) => store.claim(request),
             Self::Redis(store) => store.claim(request).await,
+            Self::Postgres(store) => store.claim(request).await,
         }
     }
 
@@ -219,6 +238,7 @@ impl Store {
         match self {
             Self::Memory(store) => store.write(lease, write),
             Self::Redis(store) => store.write(lease, write).await,
+            Self::Postgres(store) => store.write(lease, write).await,
         }
     }
 
@@ -227,6 +247,7 @@ impl Store {
         match self {
             Self::Memory(store) => store.read(lease),
             Self::Redis(store) => store.read(lease).await,
+            Self::Postgres(store) => store.read(lease).await,
         }
     }
 
@@ -235,6 +256,7 @@ impl Store {
         match self {
             Self::Memory(store) => store.touch(lease),
             Self::Redis(store) => store.touch(lease).await,
+            Self::Postgres(store) => store.touch(lease).await,
         }
     }
 
@@ -243,6 +265,7 @@ impl Store {
         match self {
             Self::Memory(store) => store.takeovers(instance),
             Self::Redis(store) => store.takeovers(instance, stop),
+            Self::Postgres(store) => store.takeovers(instance, stop),
         }
     }
 
@@ -251,6 +274,25 @@ impl Store {
         match self {
             Self::Memory(store) => store.ttl(),
             Self::Redis(store) => store.ttl(),
+            Self::Postgres(store) => store.ttl(),
+        }
+    }
+
+    /// Deletes what has expired, now and then, for as long as it is polled. PostgreSQL asks for it; Redis does it by
+    /// itself, and memory as sessions come.
+    pub async fn keep_house(&self) {
+        match self {
+            Self::Memory(_) | Self::Redis(_) => {}
+            Self::Postgres(store) => store.keep_house().await,
+        }
+    }
+
+    /// The name of its kind, for logs.
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::Memory(_) => "memory",
+            Self::Redis(_) => "redis",
+            Self::Postgres(_) => "postgres",
         }
     }
 }

@@ -1,11 +1,15 @@
 -- Reads the whole state, for the owner only.
 -- KEYS: session, history, outbox, ids, values
--- ARGV: epoch, nonce
-local epoch, nonce, tier = unpack(redis.call('HMGET', KEYS[1], 'epoch', 'nonce', 'tier'))
-if not epoch then
-  return {'gone', '', {}, {}}
+-- ARGV: user, epoch, nonce
+local user, epoch, nonce, tier, permissions =
+  unpack(redis.call('HMGET', KEYS[1], 'user', 'epoch', 'nonce', 'tier', 'permissions'))
+if not user then
+  return {'gone'}
 end
-if epoch ~= ARGV[1] or nonce ~= ARGV[2] then
-  return {'stale', '', {}, {}}
+if user ~= ARGV[1] then
+  return {'forbidden'}
 end
-return {'ok', tier, redis.call('LRANGE', KEYS[2], 0, -1), redis.call('HGETALL', KEYS[5])}
+if epoch ~= ARGV[2] or nonce ~= ARGV[3] then
+  return {'stale'}
+end
+return {'ok', tier, permissions, redis.call('LRANGE', KEYS[2], 0, -1), redis.call('HVALS', KEYS[5])}

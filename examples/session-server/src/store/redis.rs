@@ -1,20 +1,21 @@
 //! Sessions in Redis. Every access is one Lua script, so it is atomic and costs one round trip.
 //!
-//! A session is five keys that share a hash tag: `session:{id}` (hash: user, tier, epoch, nonce, instance, seq),
-//! `…:history` (list), `…:outbox` (sorted by reply number), `…:ids` (sorted by reply number), `…:values` (hash).
-//! Entries of history and outbox are `<seq> <json>`.
+//! A session is five keys that share a hash tag: `session:{id}` (hash: user, tier, permissions, epoch, nonce, instance,
+//! seq), and under its user's name `…:<user>:history` (list), `…:outbox` (sorted by reply number), `…:ids` (sorted by reply
+//! number), `…:values` (hash). Entries of history and outbox are `<seq> <entry>`; see [`super::seal`] for what an entry is.
 
 use std::{fmt, sync::Arc, time::Duration};
 
 use futures_util::StreamExt as _;
 use redis::{Client, RedisError, Script, aio::ConnectionManager, aio::ConnectionManagerConfig};
-use serde::{Deserialize, Serialize};
 use tokio::{sync::mpsc, time};
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    Change, Claim, ClaimRequest, HistoryEntry, Lease, MAX_HISTORY, MAX_IDS, MAX_OUTBOX, MAX_VALUES, Reply,
-    Result, Section, Snapshot, StoreError, Takeover, Takeovers, Write, random_id,
+    Claim, ClaimRequest, Lease, MAX_HISTORY, MAX_IDS, MAX_OUTBOX, MAX_VALUES, Reply, Result, Snapshot,
+    StateKeys, StoreError, Takeover, Takeovers, Write,
+    entry::{self, Entries, odd},
+    random_id,
 };
 
 /// Longest wait for one answer.
@@ -34,6 +35,7 @@ pub struct RedisStore {
     client: Client,
     connection: ConnectionManager,
     scripts: Arc<Scripts>,
+    keys: StateKeys,
     ttl: Duration,
 }
 
@@ -42,13 +44,6 @@ struct Scripts {
     write: Script,
     read: Script,
     touch: Script,
-}
-
-/// What an outbox entry carries beside its number.
-#[derive(Serialize, Deserialize)]
-struct Kept<'a> {
-    id: std::borrow::Cow<'a, str>,
-    text: std::borrow::Cow<'a, str>,
 }
 
 // === impl RedisStore ===
@@ -75,8 +70,16 @@ impl RedisStore {
             client,
             connection,
             scripts: Arc::new(scripts),
+            keys: StateKeys::default(),
             ttl,
         })
+    }
+
+    /// The same, with what it stores sealed.
+    #[must_use]
+    pub fn sealed_by(mut self, keys: StateKeys) -> Self {
+        self.keys = keys;
+        self
     }
 
     pub(super) fn ttl(&self) -> Duration {
@@ -84,7 +87,7 @@ impl RedisStore {
     }
 
     pub(super) async fn may_claim(&self, session: &str, user: &str) -> Result<bool> {
-        let [key, ..] = keys(session);
+        let [key, ..] = keys(session, user);
         let mut connection = self.connection.clone();
         let owner: Option<String> = redis::cmd("HGET")
             .arg(key)
@@ -101,7 +104,7 @@ impl RedisStore {
     pub(super) async fn claim(&self, request: &ClaimRequest<'_>) -> Result<Claim> {
         let nonce = random_id();
         let mut call = self.scripts.claim.prepare_invoke();
-        for key in keys(request.session) {
+        for key in keys(request.session, &request.identity.user) {
             call.key(key);
         }
         call.arg(&request.identity.user)
@@ -112,18 +115,21 @@ impl RedisStore {
             .arg(self.ttl.as_secs().max(1))
             .arg(u8::from(request.forget))
             .arg(TAKEOVER_CHANNEL)
-            .arg(request.session);
+            .arg(request.session)
+            .arg(request.identity.permissions.to_string());
         let mut connection = self.connection.clone();
         let answer: redis::Value = call.invoke_async(&mut connection).await.map_err(unavailable)?;
         // A refusal has one element, a claim five.
         if let Ok((status,)) = redis::from_redis_value::<(String,)>(answer.clone()) {
             return Err(refusal(&status));
         }
-        let (_, epoch, found, seq, replay): (String, u64, bool, u64, Vec<String>) =
+        let (_, epoch, found, seq, replay): (String, u64, bool, u64, Vec<Vec<u8>>) =
             redis::from_redis_value(answer).map_err(odd)?;
+        let sealer = self.keys.of(&request.identity.user, request.session);
         Ok(Claim {
             lease: Lease {
                 session: request.session.into(),
+                user: request.identity.user.as_str().into(),
                 epoch,
                 nonce: nonce.into(),
             },
@@ -131,97 +137,77 @@ impl RedisStore {
             seq,
             replay: replay
                 .iter()
-                .map(|entry| parse_reply(entry))
+                .map(|entry| {
+                    let (seq, entry) = numbered(entry)?;
+                    entry::reply(&sealer, seq, entry)
+                })
                 .collect::<Result<_>>()?,
         })
     }
 
     pub(super) async fn write(&self, lease: &Lease, write: &Write<'_>) -> Result<Reply> {
-        let reply = to_json(&Kept {
-            id: write.id.into(),
-            text: write.reply.into(),
-        })?;
-        let (history, field, value) = match &write.change {
-            Change::Say(text) => (
-                to_json(&Kept {
-                    id: write.id.into(),
-                    text: (*text).into(),
-                })?,
-                None,
-                None,
-            ),
-            Change::Set { section, key, value } => (
-                String::new(),
-                Some(format!("{}/{key}", section.as_str())),
-                Some(to_json(value)?),
-            ),
-        };
-        let mut call = self.scripts.write.prepare_invoke();
-        for key in keys(&lease.session) {
-            call.key(key);
-        }
-        call.arg(lease.epoch)
-            .arg(&*lease.nonce)
-            .arg(self.ttl.as_secs().max(1))
-            .arg(write.id)
+        let Entries {
+            ids,
+            reply,
+            history,
+            value,
+        } = Entries::new(&self.keys, lease, write)?;
+        let (fields, value) = value.unwrap_or_default();
+        let mut call = call(&self.scripts.write, lease);
+        call.arg(self.ttl.as_secs().max(1))
             .arg(write.ack)
             .arg(reply)
-            .arg(history)
-            .arg(field.unwrap_or_default())
-            .arg(value.unwrap_or_default())
+            .arg(history.unwrap_or_default())
+            .arg(value)
             .arg(MAX_HISTORY)
             .arg(MAX_OUTBOX)
             .arg(MAX_IDS)
-            .arg(MAX_VALUES);
+            .arg(MAX_VALUES)
+            .arg(ids.len());
+        for name in ids.into_iter().chain(fields) {
+            call.arg(name);
+        }
         let mut connection = self.connection.clone();
         let answer: redis::Value = call.invoke_async(&mut connection).await.map_err(unavailable)?;
         if let Ok((status,)) = redis::from_redis_value::<(String,)>(answer.clone()) {
             return Err(refusal(&status));
         }
-        let (_, seq, kept): (String, u64, String) = redis::from_redis_value(answer).map_err(odd)?;
+        let (_, seq, kept): (String, u64, Vec<u8>) = redis::from_redis_value(answer).map_err(odd)?;
         if kept.is_empty() {
-            Ok(write.reply_as(seq))
-        } else {
-            parse_reply(&kept)
+            return Ok(write.reply_as(seq));
         }
+        let (seq, kept) = numbered(&kept)?;
+        entry::reply(&self.keys.of(&lease.user, &lease.session), seq, kept)
     }
 
     pub(super) async fn read(&self, lease: &Lease) -> Result<Snapshot> {
-        let mut call = self.scripts.read.prepare_invoke();
-        for key in keys(&lease.session) {
-            call.key(key);
-        }
-        call.arg(lease.epoch).arg(&*lease.nonce);
+        let call = call(&self.scripts.read, lease);
         let mut connection = self.connection.clone();
-        let (status, tier, history, values): (String, String, Vec<String>, Vec<(String, String)>) =
-            call.invoke_async(&mut connection).await.map_err(unavailable)?;
-        if status != "ok" {
+        let answer: redis::Value = call.invoke_async(&mut connection).await.map_err(unavailable)?;
+        if let Ok((status,)) = redis::from_redis_value::<(String,)>(answer.clone()) {
             return Err(refusal(&status));
         }
+        let (_, tier, permissions, history, values): (String, String, String, Vec<Vec<u8>>, Vec<Vec<u8>>) =
+            redis::from_redis_value(answer).map_err(odd)?;
         let mut snapshot = Snapshot {
             tier,
+            permissions: permissions.parse().map_err(odd)?,
             ..Snapshot::default()
         };
+        let sealer = self.keys.of(&lease.user, &lease.session);
         for entry in &history {
-            let Reply { seq, id, text } = parse_reply(entry)?;
-            snapshot.history.push(HistoryEntry { seq, id, text });
+            let (seq, entry) = numbered(entry)?;
+            snapshot.history.push(entry::history(&sealer, seq, entry)?);
         }
-        for (field, json) in values {
-            let (section, key) = split_field(&field)?;
-            let value = serde_json::from_str(&json).map_err(odd)?;
-            snapshot.section_mut(section).insert(key.to_owned(), value);
+        for value in values {
+            entry::value(&sealer, value, &mut snapshot)?;
         }
         Ok(snapshot)
     }
 
     pub(super) async fn touch(&self, lease: &Lease) -> Result<()> {
-        let mut call = self.scripts.touch.prepare_invoke();
-        for key in keys(&lease.session) {
-            call.key(key);
-        }
-        call.arg(lease.epoch)
-            .arg(&*lease.nonce)
-            .arg(self.ttl.as_secs().max(1));
+        let mut call = call(&self.scripts.touch, lease);
+        call.arg(self.ttl.as_secs().max(1));
         let mut connection = self.connection.clone();
         let status: String = call.invoke_async(&mut connection).await.map_err(unavailable)?;
         if status == "ok" {
@@ -300,35 +286,33 @@ async fn subscribe(client: &Client, channel: &str) -> redis::RedisResult<redis::
     }
 }
 
-fn keys(session: &str) -> [String; 5] {
-    ["", ":history", ":outbox", ":ids", ":values"].map(|part| format!("session:{{{session}}}{part}"))
+/// A script with what every access under a claim names.
+fn call<'s>(script: &'s Script, lease: &Lease) -> redis::ScriptInvocation<'s> {
+    let mut call = script.prepare_invoke();
+    for key in keys(&lease.session, &lease.user) {
+        call.key(key);
+    }
+    call.arg(&*lease.user).arg(lease.epoch).arg(&*lease.nonce);
+    call
 }
 
-fn parse_reply(entry: &str) -> Result<Reply> {
-    let (seq, json) = entry
-        .split_once(' ')
-        .ok_or_else(|| odd("an entry without a number"))?;
-    let Kept { id, text } = serde_json::from_str(json).map_err(odd)?;
-    Ok(Reply {
-        seq: seq.parse().map_err(odd)?,
-        id: id.into_owned(),
-        text: text.into_owned(),
-    })
+fn keys(session: &str, user: &str) -> [String; 5] {
+    let content = |part| format!("session:{{{session}}}:{user}:{part}");
+    [
+        format!("session:{{{session}}}"),
+        content("history"),
+        content("outbox"),
+        content("ids"),
+        content("values"),
+    ]
 }
 
-fn split_field(field: &str) -> Result<(Section, &str)> {
-    let (section, key) = field
-        .split_once('/')
-        .ok_or_else(|| odd("a value without a section"))?;
-    [Section::Context, Section::Tools, Section::Preferences]
-        .into_iter()
-        .find(|known| known.as_str() == section)
-        .map(|known| (known, key))
-        .ok_or_else(|| odd("a value in an unknown section"))
-}
-
-fn to_json(value: &impl Serialize) -> Result<String> {
-    serde_json::to_string(value).map_err(odd)
+/// Takes an entry of history or outbox apart.
+fn numbered(stored: &[u8]) -> Result<(u64, Vec<u8>)> {
+    let space = stored.iter().position(|byte| *byte == b' ');
+    let (seq, entry) = stored.split_at(space.ok_or_else(|| odd("an entry without a number"))?);
+    let seq = std::str::from_utf8(seq).map_err(odd)?.parse().map_err(odd)?;
+    Ok((seq, entry[1..].to_vec()))
 }
 
 fn refusal(status: &str) -> StoreError {
@@ -343,9 +327,4 @@ fn refusal(status: &str) -> StoreError {
 
 fn unavailable(error: RedisError) -> StoreError {
     StoreError::Unavailable(Box::new(error))
-}
-
-/// What the store holds is not what this program writes.
-fn odd(error: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> StoreError {
-    StoreError::Unavailable(error.into())
 }

@@ -1,4 +1,5 @@
-//! One session's state and what messages do to it. Pure; the Redis scripts do the same in Lua, and one suite tests both.
+//! One session's state and what messages do to it. Pure; Redis does the same in Lua and PostgreSQL in PL/pgSQL,
+//! and one suite tests all three.
 
 use std::collections::{BTreeMap, VecDeque};
 
@@ -8,12 +9,14 @@ use super::{
     Change, HistoryEntry, MAX_HISTORY, MAX_IDS, MAX_OUTBOX, MAX_VALUES, Reply, Result, Section, Snapshot,
     StoreError, Write,
 };
+use crate::token::Permissions;
 
 /// A session.
 #[derive(Debug, Default)]
 pub(super) struct SessionState {
     pub(super) user: String,
     pub(super) tier: String,
+    pub(super) permissions: Permissions,
     pub(super) epoch: u64,
     pub(super) nonce: String,
     /// The server process that owns it.
@@ -52,6 +55,7 @@ impl SessionState {
             values,
             user: _,
             tier: _,
+            permissions: _,
             epoch: _,
             nonce: _,
             instance: _,
@@ -114,6 +118,7 @@ impl SessionState {
         let mut snapshot = Snapshot {
             history: self.history.iter().cloned().collect(),
             tier: self.tier.clone(),
+            permissions: self.permissions,
             ..Snapshot::default()
         };
         for ((section, key), value) in &self.values {

@@ -1,20 +1,24 @@
 //! What the suites share: stores, a client that checks what it gets, and waiting with a deadline.
 #![allow(dead_code, unused_imports, unused_macros, reason = "each suite uses a part")]
 
+mod database;
+
 use std::{
     fmt::Write as _,
     net::{SocketAddr, TcpListener},
-    process::{Child, Command, Stdio},
+    process::Child,
     time::Duration,
 };
+
+pub use self::database::{Kind, RealPostgres, RealRedis};
 
 use futures_util::{SinkExt as _, StreamExt as _};
 use serde_json::{Value, json};
 use session_server::{
     Config, Server,
     config::Limits,
-    store::{MemoryStore, RedisStore, Store},
-    token::SessionKey,
+    store::{MemoryStore, PostgresStore, RedisStore, StateKeys, Store},
+    token::{Identity, SessionKey},
 };
 use tokio::{
     net::TcpStream,
@@ -35,11 +39,14 @@ pub const PATIENCE: Duration = Duration::from_secs(10);
 /// A client's WebSocket.
 pub type Ws = WebSocketStream<MaybeTlsStream<TcpStream>>;
 
-/// A store under test. A Redis lives as long as this does.
+/// A store under test. What runs for it lives as long as this does.
 pub struct Backend {
     pub store: Store,
-    redis: Option<Child>,
-    port: u16,
+    pub kind: Kind,
+    /// The store as the binary is told it.
+    pub url: String,
+    redis: Option<RealRedis>,
+    postgres: Option<RealPostgres>,
 }
 
 /// A client's socket.
@@ -57,65 +64,99 @@ pub struct Client {
 pub struct Dial {
     pub user: String,
     pub query: String,
+    /// Instead of a token of the user that is good for everything.
+    pub token: Option<String>,
 }
 
-/// Runs one scenario on both stores. The Redis half says so when it is left out.
+/// Runs one scenario on all stores. Says so where one is left out.
 #[macro_export]
-macro_rules! on_both_stores {
+macro_rules! on_all_stores {
     ($($name:ident),+ $(,)?) => {
-        mod memory {
+        $crate::on_all_stores!(@ memory, Memory: $($name),+);
+        $crate::on_all_stores!(@ redis, Redis: $($name),+);
+        $crate::on_all_stores!(@ postgres, Postgres: $($name),+);
+    };
+    (@ $module:ident, $kind:ident: $($name:ident),+) => {
+        mod $module {
             $(#[tokio::test]
             async fn $name() {
-                super::$name(&$crate::support::Backend::memory()).await;
-            })+
-        }
-        mod redis {
-            $(#[tokio::test]
-            async fn $name() {
-                match $crate::support::Backend::redis().await {
-                    Some(backend) => super::$name(&backend).await,
-                    None => eprintln!("left out: needs redis-server on PATH"),
+                if let Some(backend) = $crate::support::Backend::of($crate::support::Kind::$kind).await {
+                    super::$name(&backend).await;
                 }
             })+
         }
     };
 }
 
+/// How long sessions outlive their last use here.
+pub const TTL: Duration = Duration::from_mins(1);
+
 impl Backend {
     pub fn memory() -> Self {
         Self {
-            store: Store::Memory(MemoryStore::new(Duration::from_mins(1))),
+            store: Store::Memory(MemoryStore::new(TTL)),
+            kind: Kind::Memory,
+            url: "memory".to_owned(),
             redis: None,
-            port: 0,
+            postgres: None,
         }
     }
 
-    /// Starts a Redis of its own on a free port; none if there is no `redis-server` on the PATH.
+    /// An empty store of this kind; none, and a word about it, where its server is not installed.
+    pub async fn of(kind: Kind) -> Option<Self> {
+        match kind {
+            Kind::Memory => Some(Self::memory()),
+            Kind::Redis => Self::redis().await,
+            Kind::Postgres => Self::postgres().await,
+        }
+    }
+
+    /// A Redis of its own.
     pub async fn redis() -> Option<Self> {
-        for _ in 0..5 {
-            let port = free_port();
-            let mut child = spawn_redis(port)?;
-            // The port may be taken meanwhile: then it ends, and another is tried.
-            if answers(port, &mut child).await {
-                let url = format!("redis://127.0.0.1:{port}");
-                let store = Store::Redis(RedisStore::new(&url, Duration::from_mins(1)).unwrap());
-                return Some(Self {
-                    store,
-                    redis: Some(child),
-                    port,
-                });
-            }
-            let _ = child.kill();
-            let _ = child.wait();
-        }
-        panic!("redis-server did not start");
+        let redis = RealRedis::start().await?;
+        let url = redis.url();
+        Some(Self {
+            store: Store::Redis(RedisStore::new(&url, TTL).unwrap()),
+            kind: Kind::Redis,
+            url,
+            redis: Some(redis),
+            postgres: None,
+        })
     }
 
-    /// The store as the binary is told it.
-    pub fn url(&self) -> String {
-        match self.redis {
-            Some(_) => format!("redis://127.0.0.1:{}", self.port),
-            None => "memory".to_owned(),
+    /// A database of its own in the PostgreSQL that this suite shares.
+    pub async fn postgres() -> Option<Self> {
+        Some(Self::in_database(database::new_database().await?, None))
+    }
+
+    /// A server of its own that can be stopped and started again; none for memory.
+    pub async fn restartable(kind: Kind) -> Option<Self> {
+        if kind == Kind::Postgres {
+            let server = RealPostgres::start().await?;
+            return Some(Self::in_database(server.url("postgres"), Some(server)));
+        }
+        Self::of(kind).await
+    }
+
+    fn in_database(url: String, postgres: Option<RealPostgres>) -> Self {
+        Self {
+            store: Store::Postgres(PostgresStore::new(&url, TTL, None).unwrap()),
+            kind: Kind::Postgres,
+            url,
+            redis: None,
+            postgres,
+        }
+    }
+
+    /// Another server's view of the same store, with what it stores sealed by these keys. Memory is never sealed.
+    pub fn sealed(&self, keys: &StateKeys) -> Store {
+        match self.kind {
+            Kind::Memory => self.store.clone(),
+            Kind::Redis => Store::Redis(RedisStore::new(&self.url, TTL).unwrap().sealed_by(keys.clone())),
+            Kind::Postgres => {
+                let store = PostgresStore::new(&self.url, TTL, None).unwrap();
+                Store::Postgres(store.sealed_by(keys.clone()))
+            }
         }
     }
 
@@ -148,20 +189,27 @@ impl Backend {
         .unwrap()
     }
 
-    /// Ends the Redis, as in an outage.
-    pub fn stop_redis(&mut self) {
-        if let Some(mut redis) = self.redis.take() {
-            redis.kill().unwrap();
-            redis.wait().unwrap();
+    /// Ends the store's server without a warning.
+    pub async fn stop(&mut self) {
+        match self.kind {
+            Kind::Memory => {}
+            Kind::Redis => self.redis.as_mut().unwrap().stop(),
+            Kind::Postgres => self.postgres.as_mut().unwrap().stop().await,
         }
     }
 
-    /// Starts it again on the same port, empty.
-    pub async fn start_redis(&mut self) {
-        let mut child = spawn_redis(self.port).unwrap();
-        let up = answers(self.port, &mut child).await;
-        self.redis = Some(child);
-        assert!(up, "redis-server did not start again");
+    /// Starts it again on the same port, with what it had on disk.
+    pub async fn start(&mut self) {
+        match self.kind {
+            Kind::Memory => {}
+            Kind::Redis => self.redis.as_mut().unwrap().start_again().await,
+            Kind::Postgres => self.postgres.as_mut().unwrap().start_again().await,
+        }
+    }
+
+    /// Forgets what a Redis keeps on disk.
+    pub fn wipe(&mut self) {
+        self.redis.as_mut().unwrap().wipe();
     }
 }
 
@@ -172,21 +220,6 @@ pub fn free_port() -> u16 {
         .local_addr()
         .unwrap()
         .port()
-}
-
-fn spawn_redis(port: u16) -> Option<Child> {
-    let child = Command::new("redis-server")
-        .args(["--bind", "127.0.0.1", "--save", "", "--appendonly", "no"])
-        .args(["--dir", "/tmp", "--port"])
-        .arg(port.to_string())
-        .stdout(Stdio::null())
-        .stderr(Stdio::null())
-        .spawn();
-    match child {
-        Ok(child) => Some(child),
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => None,
-        Err(error) => panic!("failed to start redis-server: {error}"),
-    }
 }
 
 /// Waits until `child` listens on `port`; false if it ends instead.
@@ -201,21 +234,20 @@ pub async fn answers(port: u16, child: &mut Child) -> bool {
     false
 }
 
-impl Drop for Backend {
-    fn drop(&mut self) {
-        if let Some(mut redis) = self.redis.take() {
-            let _ = redis.kill();
-            let _ = redis.wait();
-        }
-    }
-}
-
 impl Dial {
     /// A new session of `user`.
     pub fn user(user: &str) -> Self {
         Self {
             user: user.to_owned(),
-            query: String::new(),
+            ..Self::default()
+        }
+    }
+
+    /// With a token that says this of its bearer.
+    pub fn identity(identity: &Identity) -> Self {
+        Self {
+            token: Some(SessionKey::new(KEY).sign_identity(identity).unwrap()),
+            ..Self::user(&identity.user)
         }
     }
 
@@ -244,7 +276,10 @@ impl Dial {
 
     /// The same by address.
     pub async fn open_at(&self, server: SocketAddr) -> Result<Ws, tungstenite::Error> {
-        let token = SessionKey::new(KEY).sign(&self.user, "gold").unwrap();
+        let token = match &self.token {
+            Some(token) => token.clone(),
+            None => SessionKey::new(KEY).sign(&self.user, "gold").unwrap(),
+        };
         let url = format!("ws://{server}/ws?v=1{}", self.query);
         let mut request = url.into_client_request().unwrap();
         request
