@@ -21,7 +21,7 @@ mod walk;
 mod written;
 
 pub use board::{Board, limit as service_level};
-pub use job::{FleetJob, ProbeDial, ProbeJob, ProbeKind, RehearsalJob, RehearsalTimeouts};
+pub use job::{FleetJob, PURPOSE_HEADER, ProbeDial, ProbeJob, ProbeKind, RehearsalJob, RehearsalTimeouts};
 pub use once::reconnect_once;
 pub use scenario::{Setting, rehearse};
 pub use sight::{Sight, sight};

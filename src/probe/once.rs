@@ -19,7 +19,7 @@ pub async fn reconnect_once(
     sessions: u32,
     timeouts: RehearsalTimeouts,
 ) -> Result<(ProbeFigures, Option<RehearsalFailure>), ConfigError> {
-    let mut config = dial.config()?;
+    let mut config = dial.config("rehearsal")?;
     config.welcome_timeout = timeouts.restored;
     let goals = Goals {
         timeouts,

@@ -193,8 +193,10 @@ fn dial(service: ServiceArgs) -> anyhow::Result<ProbeDial> {
         connect_to: service.connect_to,
         dialect: service.dialect.into(),
         subprotocols: service.subprotocols,
-        token: signer.as_ref().and_then(|signer| signer.sign("probe")),
-        other_token: signer.as_ref().and_then(|signer| signer.sign("intruder")),
+        token: signer.as_ref().and_then(|signer| signer.sign("wsroll-probe")),
+        other_token: signer
+            .as_ref()
+            .and_then(|signer| signer.sign("wsroll-probe-intruder")),
         met: Met::default(),
     })
 }
