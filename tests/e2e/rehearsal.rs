@@ -5,7 +5,6 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, ensure};
 use k8s_openapi::api::core::v1::Service;
 use kube::Api;
-use serde_json::json;
 use wsroll::api::spec::Scenario;
 use wsroll::api::status::{RolloutStatus, ScenarioResult, State};
 
@@ -18,9 +17,11 @@ const RELEASE: Duration = Duration::from_secs(240);
 #[ignore = "needs cluster (makes a namespace of its own)"]
 async fn all_five_scenarios_are_played_and_no_user_notices() {
     harness::run("five", async |case| {
-        case.serve(&App::version("v1")).await?;
+        case.serve(&App::version("v1").rehearsed_by(&Scenario::ALL))
+            .await?;
         let load = case.load(100).await?;
-        case.apply(&App::version("v2")).await?;
+        case.apply(&App::version("v2").rehearsed_by(&Scenario::ALL))
+            .await?;
         let done = case.until_released(1, RELEASE).await?;
 
         let rehearsal = done.rehearsal.clone().context("no rehearsal in status")?;

@@ -57,7 +57,8 @@ impl Theatre {
         let step = Duration::from_secs(if sessions > 100 { 60 } else { 6 });
         let timeouts = RehearsalTimeouts {
             restored: step,
-            exchange: step,
+            // Six writes in a row, each answered late.
+            exchange: step * 3,
             drain: step * 3,
             crash: step * 3,
         };
