@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, ensure};
 use k8s_openapi::api::core::v1::Service;
 use kube::Api;
 use wsroll::api::spec::Scenario;
@@ -62,12 +62,10 @@ async fn all_five_scenarios_are_played_and_no_user_notices() {
 #[ignore = "needs cluster (makes a namespace of its own)"]
 async fn a_version_that_forgets_when_a_pod_dies_is_rejected_unseen() {
     harness::run("forgets", async |case| {
-        let crash_only = json!({"spec": {"rehearsal": {"scenarios": ["Crash"]}}});
-        case.serve(&App::version("v1").in_memory().patch(crash_only.clone()))
-            .await?;
+        let version = |version| App::version(version).in_memory().rehearsed_by(&[Scenario::Crash]);
+        case.serve(&version("v1")).await?;
         let load = case.load(50).await?;
-        case.apply(&App::version("v2").in_memory().patch(crash_only))
-            .await?;
+        case.apply(&version("v2")).await?;
         let back = case.until_rolled_back(RELEASE).await?;
         let (_, _, message) = reason_of(&back, "Stalled");
         ensure!(

@@ -49,7 +49,7 @@ async fn rehearse(at: SocketAddr, flags: &[&str]) -> Output {
         .kill_on_drop(true);
     timeout(Duration::from_mins(3), command.output())
         .await
-        .expect("an end")
+        .unwrap()
         .unwrap()
 }
 

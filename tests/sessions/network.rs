@@ -6,8 +6,7 @@ use jiff::Timestamp;
 use wsroll::api::spec::Scenario::{GracefulShutdown, HandOff, StatePreservation};
 use wsroll::engine::evidence::{ProbeEvidence, ProbeTarget, RehearsalPods, ScenarioOutcome};
 use wsroll::probe::{
-    Board, Declined, Farewell, FleetJob, ProbeJob, ProbeKind, ProbeSupervisor, Seen, Stage as _, Victim, Way,
-    rehearse,
+    Board, Declined, Farewell, FleetJob, ProbeJob, ProbeKind, ProbeSupervisor, Seen, Victim, Way, rehearse,
 };
 use wsroll::session::Pin;
 
