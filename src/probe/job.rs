@@ -15,6 +15,9 @@ use crate::session::{
 /// The `User-Agent` of every probe, so that services can leave them out of their own figures.
 const USER_AGENT: &str = concat!("wsroll-probe/", env!("CARGO_PKG_VERSION"));
 
+/// The request header that says what a probe is there for: `rehearsal`, `fleet` or `look`.
+pub const PURPOSE_HEADER: &str = "wsroll-probe";
+
 /// Where probes dial and as whom.
 #[derive(Debug, Clone)]
 pub struct ProbeDial {
@@ -157,9 +160,10 @@ impl ProbeDial {
         Ok(endpoint.token_in(self.manner.token_in.clone()))
     }
 
-    /// Session settings with the defaults.
-    pub(super) fn config(&self) -> Result<SessionConfig, ConfigError> {
-        let mut config = SessionConfig::new(self.endpoint()?);
+    /// Session settings with the defaults, for probes with this purpose.
+    pub(super) fn config(&self, purpose: &str) -> Result<SessionConfig, ConfigError> {
+        let endpoint = self.endpoint()?.header(PURPOSE_HEADER, purpose)?;
+        let mut config = SessionConfig::new(endpoint);
         config.dialect = self.dialect;
         config.script.clone_from(&self.manner.script);
         config.profiles = self.manner.profiles;

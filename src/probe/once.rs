@@ -26,7 +26,7 @@ pub async fn hold_and_reconnect(
     hold: Duration,
     timeouts: RehearsalTimeouts,
 ) -> Result<(ProbeFigures, Option<RehearsalFailure>), ConfigError> {
-    let mut config = dial.config()?;
+    let mut config = dial.config("rehearsal")?;
     config.welcome_timeout = timeouts.restored;
     let goals = Goals {
         timeouts,

@@ -31,7 +31,7 @@ pub async fn sight(
     count: usize,
     limit: Duration,
 ) -> Result<Vec<Result<Sight, Failure>>, ConfigError> {
-    let mut config = dial.config()?;
+    let mut config = dial.config("look")?;
     config.declare_notice = false;
     config.welcome_timeout = limit;
     let config = Arc::new(config);

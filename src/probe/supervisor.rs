@@ -131,7 +131,7 @@ impl ProbeSupervisor {
         fleet: &FleetJob,
         cancel: &CancellationToken,
     ) -> Result<View, ConfigError> {
-        let mut config = job.dial.config()?;
+        let mut config = job.dial.config("fleet")?;
         config.welcome_timeout = fleet.health_timeout;
         config.answer_timeout = Some(fleet.health_timeout);
         config.profiles = fleet.profiles;

@@ -14,6 +14,7 @@ mod inputs;
 mod natives;
 mod operator;
 mod people;
+mod rehearsal;
 mod release;
 mod routes;
 mod sidecar;

@@ -4,8 +4,10 @@
 #![allow(clippy::unwrap_used, clippy::panic)]
 
 mod accounts;
+mod commands;
 mod fleets;
 mod loads;
+mod network;
 mod rehearsals;
 mod scenarios;
 mod stage;

@@ -8,8 +8,9 @@ use std::time::Duration;
 use session_server::config::Config;
 use session_server::store::{MemoryStore, Store};
 use session_server::{Server, token::SessionKey};
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, copy_bidirectional};
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
 use wsroll::drain::client::{DrainClient, Token as DrainToken};
 use wsroll::drain::protocol::{DrainOrder, Hint, Mode, OnDeadline, Reason, Reconnect, Select};
 use wsroll::probe::ProbeDial;
@@ -22,7 +23,19 @@ pub const DRAIN_TOKEN: &str = "drain-token";
 #[derive(Clone)]
 pub struct Router {
     pub address: SocketAddr,
+    weather: Arc<watch::Sender<Weather>>,
     routes: Arc<Mutex<HashMap<String, Vec<SocketAddr>>>>,
+}
+
+/// What the network does to the bytes of every connection.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Weather {
+    /// Each way.
+    pub latency: Duration,
+    /// Nothing gets through, and nothing is said about it; what was sent arrives when it is over.
+    pub parted: bool,
+    /// Connections that were opened before it changed are cut.
+    pub resets: u32,
 }
 
 /// Servers on one store behind one router.
@@ -36,15 +49,31 @@ impl Router {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let router = Self {
             address: listener.local_addr().unwrap(),
+            weather: Arc::new(watch::Sender::new(Weather::default())),
             routes: Arc::default(),
         };
-        let routes = router.routes.clone();
+        let (routes, weather) = (router.routes.clone(), router.weather.clone());
         tokio::spawn(async move {
             while let Ok((client, _)) = listener.accept().await {
-                tokio::spawn(relay(client, routes.clone()));
+                let (relay, mut weather) = (
+                    relay(client, routes.clone(), weather.subscribe()),
+                    weather.subscribe(),
+                );
+                tokio::spawn(async move {
+                    let resets = weather.borrow().resets;
+                    tokio::select! {
+                        () = relay => {}
+                        _ = weather.wait_for(|weather| weather.resets != resets) => {}
+                    }
+                });
             }
         });
         router
+    }
+
+    /// Changes the weather, for connections that are open as well.
+    pub fn weather(&self, change: impl FnOnce(&mut Weather)) {
+        self.weather.send_modify(change);
     }
 
     /// From now on connections with this pin or hint go there; `""` is for those without.
@@ -64,7 +93,11 @@ impl Router {
     }
 }
 
-async fn relay(mut client: TcpStream, routes: Arc<Mutex<HashMap<String, Vec<SocketAddr>>>>) {
+async fn relay(
+    mut client: TcpStream,
+    routes: Arc<Mutex<HashMap<String, Vec<SocketAddr>>>>,
+    weather: watch::Receiver<Weather>,
+) {
     let mut head = Vec::new();
     while !head.ends_with(b"\r\n\r\n") {
         match client.read_u8().await {
@@ -98,9 +131,37 @@ async fn relay(mut client: TcpStream, routes: Arc<Mutex<HashMap<String, Vec<Sock
         let _ = client.write_all(answer).await;
         return;
     };
+    pass(&weather).await;
     if server.write_all(&head).await.is_ok() {
-        let _ = copy_bidirectional(&mut client, &mut server).await;
+        let ((from, to), (back_from, back_to)) = (client.split(), server.split());
+        tokio::join!(carry(from, back_to, &weather), carry(back_from, to, &weather));
     }
+}
+
+/// Carries one direction to its end.
+async fn carry(
+    mut from: impl AsyncRead + Unpin,
+    mut to: impl AsyncWrite + Unpin,
+    weather: &watch::Receiver<Weather>,
+) {
+    let mut buffer = vec![0; 16 * 1024];
+    while let Ok(count @ 1..) = from.read(&mut buffer).await {
+        pass(weather).await;
+        if to.write_all(&buffer[..count]).await.is_err() {
+            break;
+        }
+    }
+    let _ = to.shutdown().await;
+}
+
+/// What the weather makes bytes wait for.
+async fn pass(weather: &watch::Receiver<Weather>) {
+    let mut weather = weather.clone();
+    let latency = weather.borrow().latency;
+    if !latency.is_zero() {
+        tokio::time::sleep(latency).await;
+    }
+    let _ = weather.wait_for(|weather| !weather.parted).await;
 }
 
 impl Stage {

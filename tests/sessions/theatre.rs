@@ -1,6 +1,7 @@
 //! Pods of the example service as a stage for scenarios: what the operator does in a cluster is done to them directly.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -22,6 +23,7 @@ pub struct Theatre {
     pods: Mutex<Vec<Pod>>,
     faults: String,
     born: Mutex<usize>,
+    orders: AtomicUsize,
 }
 
 struct Pod {
@@ -42,6 +44,7 @@ impl Theatre {
             pods: Mutex::default(),
             faults: faults.to_owned(),
             born: Mutex::default(),
+            orders: AtomicUsize::new(0),
         };
         for _ in 0..pods {
             theatre.start().await;
@@ -50,11 +53,14 @@ impl Theatre {
     }
 
     pub fn setting(&self, sessions: u32) -> Setting {
+        // Bounds for what never comes. A thousand clients beside their servers on a busy machine come late.
+        let step = Duration::from_secs(if sessions > 100 { 60 } else { 6 });
         let timeouts = RehearsalTimeouts {
-            restored: Duration::from_secs(6),
-            exchange: Duration::from_secs(6),
-            drain: Duration::from_secs(20),
-            crash: Duration::from_secs(20),
+            restored: step,
+            // Six writes in a row, each answered late.
+            exchange: step * 3,
+            drain: step * 3,
+            crash: step * 3,
         };
         Setting {
             sessions,
@@ -116,8 +122,10 @@ impl wsroll::probe::Stage for Theatre {
 
     async fn drain(&self) -> Result<(), Declined> {
         let mut pods = self.pods.lock().await;
+        // An order that was cancelled is not taken up again.
+        let number = self.orders.fetch_add(1, Ordering::Relaxed);
         for pod in &mut *pods {
-            let id = format!("r-{}", pod.name);
+            let id = format!("r{number}-{}", pod.name);
             drain_as(&id, &pod.server, 200.0, None).await;
             pod.order = Some(id);
         }

@@ -63,8 +63,8 @@ impl ProbeArgs {
         manner.times = Some(times.clone());
         let dial = ProbeDial {
             headers: service.headers()?,
-            token: service.token("probe")?,
-            other_token: service.token("intruder")?,
+            token: service.token("wsroll-probe")?,
+            other_token: service.token("wsroll-probe-intruder")?,
             dialect: service.dialect()?,
             url: service.url,
             connect_to: service.connect_to,

@@ -188,8 +188,8 @@ async fn cycles(
 fn dial(service: ServiceArgs) -> anyhow::Result<ProbeDial> {
     Ok(ProbeDial {
         headers: service.headers()?,
-        token: service.token("probe")?,
-        other_token: service.token("intruder")?,
+        token: service.token("wsroll-probe")?,
+        other_token: service.token("wsroll-probe-intruder")?,
         dialect: service.dialect()?,
         manner: service.manner()?,
         url: service.url,

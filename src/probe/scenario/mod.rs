@@ -150,7 +150,7 @@ impl Setting {
     /// A setting in which every scenario is played, whatever came of the one before: twenty sessions, nine attempts in ten must
     /// succeed, no names of revisions are looked at.
     pub fn new(dial: &ProbeDial, timeouts: RehearsalTimeouts) -> Result<Self, ConfigError> {
-        let mut config = dial.config()?;
+        let mut config = dial.config("rehearsal")?;
         config.endpoint = config.endpoint.connect_timeout(timeouts.restored);
         config.welcome_timeout = timeouts.restored;
         Ok(Self {

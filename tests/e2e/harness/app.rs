@@ -1,6 +1,7 @@
 //! The application of a test: `examples/session-server` as a rollout, with fast settings and switchable faults.
 
 use serde_json::{Value, json};
+use wsroll::api::spec::Scenario;
 
 use super::Case;
 
@@ -60,6 +61,12 @@ impl App {
         self.patch(json!({"spec": {"steps": steps}}))
     }
 
+    /// The same with these scenarios in its rehearsal, and the time that they take.
+    #[must_use]
+    pub fn rehearsed_by(self, scenarios: &[Scenario]) -> Self {
+        self.patch(json!({"spec": {"rehearsal": {"scenarios": scenarios}, "progressDeadline": "3m"}}))
+    }
+
     /// The same with a pace that leaves time to do something in the middle of a wave.
     #[must_use]
     pub fn slowly(self) -> Self {
@@ -114,6 +121,8 @@ impl App {
                     // Two shared cores: what is slow here is the machine.
                     "reconnectTime": {"noise": "2s"},
                 },
+                // All five are played by the tests of rehearsals; these three are enough to find what is broken, and take seconds.
+                "rehearsal": {"scenarios": ["HandOff", "StatePreservation", "GracefulShutdown"]},
                 "progressDeadline": "60s",
                 "rollbackWindow": "5s",
                 "rollback": {"deadline": "60s"},
