@@ -17,7 +17,8 @@ pub(super) struct Held {
 
 /// Evaluates a condition. What it cannot be evaluated of is an error of the source, not a failure of the version.
 pub(super) fn holds(condition: &str, answer: Answer) -> Result<Held, Error> {
-    let program = Program::compile(condition).map_err(|error| Error::Condition(shortly(&error.to_string())))?;
+    let program =
+        Program::compile(condition).map_err(|error| Error::Condition(shortly(&error.to_string())))?;
     let mut context = Context::default();
     let shown = match answer {
         Answer::Number(number) => {
@@ -25,7 +26,8 @@ pub(super) fn holds(condition: &str, answer: Answer) -> Result<Held, Error> {
             format!("result is {number}")
         }
         Answer::Body(body) => {
-            let value = cel::to_value(body).map_err(|_| Error::Unreadable("its JSON cannot be used in CEL"))?;
+            let value =
+                cel::to_value(body).map_err(|_| Error::Unreadable("its JSON cannot be used in CEL"))?;
             context.add_variable_from_value("body", value);
             "the webhook's answer".to_owned()
         }
@@ -47,5 +49,10 @@ fn kind(error: &cel::ExecutionError) -> &'static str {
 }
 
 fn shortly(text: &str) -> String {
-    text.lines().next().unwrap_or_default().chars().take(SHOWN).collect()
+    text.lines()
+        .next()
+        .unwrap_or_default()
+        .chars()
+        .take(SHOWN)
+        .collect()
 }

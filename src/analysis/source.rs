@@ -90,7 +90,11 @@ pub(super) fn client() -> reqwest::Result<reqwest::Client> {
 }
 
 /// Asks a source once.
-pub(super) async fn ask(client: &reqwest::Client, analysis: &Analysis, subject: &Subject) -> Result<Answer, Error> {
+pub(super) async fn ask(
+    client: &reqwest::Client,
+    analysis: &Analysis,
+    subject: &Subject,
+) -> Result<Answer, Error> {
     let request = if let Some(prometheus) = &analysis.prometheus {
         let base = prometheus.address.trim_end_matches('/');
         let mut url = url::Url::parse(&format!("{base}/api/v1/query")).map_err(|_| Error::Address)?;
@@ -183,7 +187,11 @@ fn number(body: &[u8]) -> Result<f64, Error> {
         .and_then(|text| text.parse().ok())
         .ok_or(Error::Unreadable("its value is no number"))?;
     // 0/0: nothing was counted.
-    if number.is_nan() { Err(Error::NoData) } else { Ok(number) }
+    if number.is_nan() {
+        Err(Error::NoData)
+    } else {
+        Ok(number)
+    }
 }
 
 // === impl Subject ===

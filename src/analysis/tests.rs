@@ -49,7 +49,10 @@ fn prometheus(body: String) -> Router {
 }
 
 fn vector(values: &[&str]) -> String {
-    let series: Vec<Value> = values.iter().map(|v| json!({"metric": {}, "value": [1.5, v]})).collect();
+    let series: Vec<Value> = values
+        .iter()
+        .map(|v| json!({"metric": {}, "value": [1.5, v]}))
+        .collect();
     json!({"status": "success", "data": {"resultType": "vector", "result": series}}).to_string()
 }
 
@@ -92,7 +95,10 @@ async fn a_query_has_its_placeholders_filled_in() {
 async fn a_webhook_is_told_what_it_is_asked_about() {
     let judge = |body: String| async move {
         let told: Value = serde_json::from_str(&body).unwrap();
-        assert_eq!((&told["revision"], &told["release"], &told["step"]), (&json!("bbb"), &json!(7), &json!(1)));
+        assert_eq!(
+            (&told["revision"], &told["release"], &told["step"]),
+            (&json!("bbb"), &json!(7), &json!(1))
+        );
         r#"{"ok": true, "errors": 3}"#
     };
     let address = serve(Router::new().route("/judge", post(judge))).await;
@@ -112,8 +118,14 @@ async fn a_webhook_is_told_what_it_is_asked_about() {
 #[case("result + 1.0", 0.0, None)]
 #[case("other > 1", 0.0, None)]
 #[case("result <", 0.0, None)]
-fn a_condition_holds_or_does_not_or_is_no_answer(#[case] condition: &str, #[case] number: f64, #[case] expected: Option<bool>) {
-    let held = holds(condition, Answer::Number(number)).ok().map(|held| held.holds);
+fn a_condition_holds_or_does_not_or_is_no_answer(
+    #[case] condition: &str,
+    #[case] number: f64,
+    #[case] expected: Option<bool>,
+) {
+    let held = holds(condition, Answer::Number(number))
+        .ok()
+        .map(|held| held.holds);
     assert_eq!(held, expected);
 }
 
@@ -121,7 +133,10 @@ fn a_condition_holds_or_does_not_or_is_no_answer(#[case] condition: &str, #[case
 #[case(StatusCode::FOUND, "it answered with status 302")]
 #[case(StatusCode::SERVICE_UNAVAILABLE, "it answered with status 503")]
 #[tokio::test]
-async fn redirects_are_not_followed_and_refusals_are_no_answer(#[case] status: StatusCode, #[case] expected: &str) {
+async fn redirects_are_not_followed_and_refusals_are_no_answer(
+    #[case] status: StatusCode,
+    #[case] expected: &str,
+) {
     let elsewhere = move || async move { (status, [("location", "http://127.0.0.1:1/")]) };
     let address = serve(Router::new().route("/", post(elsewhere))).await;
     let analysis = analysis(json!({"webhook": {"url": format!("{address}/")}}));
@@ -136,7 +151,12 @@ async fn nobody_there_is_no_answer() {
 }
 
 /// Asks until a condition on what is known holds.
-async fn until(gatherer: &Gatherer, wanted: &[Analysis], run: &str, done: impl Fn(&MetricView) -> bool) -> MetricView {
+async fn until(
+    gatherer: &Gatherer,
+    wanted: &[Analysis],
+    run: &str,
+    done: impl Fn(&MetricView) -> bool,
+) -> MetricView {
     let subject = subject();
     let watch = async {
         loop {
@@ -147,7 +167,9 @@ async fn until(gatherer: &Gatherer, wanted: &[Analysis], run: &str, done: impl F
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
     };
-    tokio::time::timeout(Duration::from_secs(30), watch).await.unwrap()
+    tokio::time::timeout(Duration::from_secs(30), watch)
+        .await
+        .unwrap()
 }
 
 #[tokio::test]
@@ -166,7 +188,9 @@ async fn answers_are_counted_in_the_background_and_another_run_begins_from_nothi
         }
     };
     let address = serve(Router::new().route("/api/v1/query", get(answer))).await;
-    let wanted = [analysis(json!({"interval": "1ms", "prometheus": {"address": address, "query": "up"}}))];
+    let wanted = [analysis(
+        json!({"interval": "1ms", "prometheus": {"address": address, "query": "up"}}),
+    )];
     let gatherer = Gatherer::new();
     let view = until(&gatherer, &wanted, "one", |v| v.broken_in_a_row == 3).await;
     assert!(view.samples >= 4, "no answer breaks no row: {view:?}");

@@ -13,7 +13,10 @@ use super::thresholds::BreachAction;
 #[x_kube(validation = Rule::new("has(self.prometheus) != has(self.webhook)").message("an analysis has exactly one of prometheus and webhook"))]
 pub struct Analysis {
     /// Its name, in verdicts and events.
-    #[schemars(length(min = 1, max = 63), regex(pattern = r"^[a-z0-9]([a-z0-9-]*[a-z0-9])?$"))]
+    #[schemars(
+        length(min = 1, max = 63),
+        regex(pattern = r"^[a-z0-9]([a-z0-9-]*[a-z0-9])?$")
+    )]
     pub name: String,
     /// A query of Prometheus, or of what answers as it does.
     #[serde(default, skip_serializing_if = "Option::is_none")]

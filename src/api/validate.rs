@@ -7,8 +7,8 @@ use kube::ResourceExt as _;
 use super::GROUP;
 use super::quantity::Span;
 use super::spec::{
-    Analysis, Budget, Drain, DrainMode, MoveSessions, NoticeFormat, PLACEHOLDERS, Sidecar, Via, WebSocketRollout,
-    WebSocketRolloutSpec,
+    Analysis, Budget, Drain, DrainMode, MoveSessions, NoticeFormat, PLACEHOLDERS, Sidecar, Via,
+    WebSocketRollout, WebSocketRolloutSpec,
 };
 
 /// The longest name of a rollout: `<name>-<hash>-token` and pods' names stay within Kubernetes' 63 characters.
@@ -330,7 +330,11 @@ fn check_analysis(analyses: &[Analysis], found: &mut impl FnMut(&str, String, &s
                 ),
             }
         }
-        if let Some(unknown) = analysis.prometheus.as_ref().and_then(|p| unknown_placeholder(&p.query)) {
+        if let Some(unknown) = analysis
+            .prometheus
+            .as_ref()
+            .and_then(|p| unknown_placeholder(&p.query))
+        {
             found(
                 &field("prometheus.query"),
                 format!("nothing is known of ${{{unknown}}}"),
@@ -356,7 +360,10 @@ fn check_analysis(analyses: &[Analysis], found: &mut impl FnMut(&str, String, &s
 
 /// The first placeholder of a query that is none of ours.
 fn unknown_placeholder(query: &str) -> Option<&str> {
-    let mut parts = query.split("${").skip(1).filter_map(|part| Some(part.split_once('}')?.0));
+    let mut parts = query
+        .split("${")
+        .skip(1)
+        .filter_map(|part| Some(part.split_once('}')?.0));
     parts.find(|name| !PLACEHOLDERS.contains(name))
 }
 
@@ -365,7 +372,11 @@ fn condition_problem(analysis: &Analysis) -> Option<String> {
     let Ok(program) = cel::Program::compile(&analysis.condition) else {
         return Some("is not CEL".to_owned());
     };
-    let known = if analysis.webhook.is_some() { "body" } else { "result" };
+    let known = if analysis.webhook.is_some() {
+        "body"
+    } else {
+        "result"
+    };
     // Names of macros (`all(i, …)`) count as references as well, so others are not looked at.
     let looks = program.references().has_variable(known);
     (!looks).then(|| format!("does not look at {known}"))

@@ -88,6 +88,7 @@ impl Work<'_> {
             return;
         }
         self.sample();
+        self.conserve();
         let Some(trial) = self.release().and_then(|r| r.trial.clone()) else {
             return;
         };

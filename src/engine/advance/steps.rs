@@ -226,11 +226,19 @@ impl Work<'_> {
         }
         let passed = self.passed_of(at.step);
         if let Some(passed) = passed {
-            let how = if passed.warned { "passed with a warning" } else { "passed" };
+            let how = if passed.warned {
+                "passed with a warning"
+            } else {
+                "passed"
+            };
             if pause.is_some() {
                 self.after_step(at.step, &format!("{how}: {}", passed.message));
             } else {
-                let message = format!("step {} {how} and waits for promote: {}", at.step + 1, passed.message);
+                let message = format!(
+                    "step {} {how} and waits for promote: {}",
+                    at.step + 1,
+                    passed.message
+                );
                 self.pause(at.step, PauseReason::Step, message);
             }
         } else if self.over_progress_deadline_after(pause) {

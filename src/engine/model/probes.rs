@@ -92,7 +92,10 @@ impl World {
                 let burdened = self.burdened(&revision);
                 let restored = !(self.breaks(&revision) || burdened && self.case.refuses);
                 let took = if burdened { 900 } else { 40 };
-                run.met.entry(*target).or_default().push((self.now, restored, took));
+                run.met
+                    .entry(*target)
+                    .or_default()
+                    .push((self.now, restored, took));
             }
         }
         self.probes = Some(run);
@@ -124,7 +127,11 @@ impl World {
             let since = |from: i64| {
                 let met = met.iter().filter(|(at, ..)| *at >= from);
                 met.fold((0, 0, 40), |(all, good, took), (_, restored, slow)| {
-                    (all + PER_TICK, good + u64::from(*restored) * PER_TICK, took.max(*slow))
+                    (
+                        all + PER_TICK,
+                        good + u64::from(*restored) * PER_TICK,
+                        took.max(*slow),
+                    )
                 })
             };
             let figures_of = |from: i64| {

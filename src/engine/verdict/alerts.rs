@@ -25,11 +25,17 @@ pub fn alerts(thresholds: &Thresholds, evidence: &ProbeEvidence) -> Option<Found
     let share = window.restored as f64 / window.attempts as f64;
     let below = |bar: u8| share * 100.0 < f64::from(bar);
     let (level, bar) = if below(limits.critical_below_percent) {
-        ("critical", format!("critical below {} %", limits.critical_below_percent))
+        (
+            "critical",
+            format!("critical below {} %", limits.critical_below_percent),
+        )
     } else if below(limits.success_below_percent) {
         ("alert", format!("alert below {} %", limits.success_below_percent))
     } else if window.failed * 100 > window.attempts * u64::from(limits.failures_above_percent) {
-        ("alert", format!("alert above {} % of failures", limits.failures_above_percent))
+        (
+            "alert",
+            format!("alert above {} % of failures", limits.failures_above_percent),
+        )
     } else {
         return None;
     };

@@ -30,7 +30,10 @@ pub(super) fn failures_in_a_row(thresholds: &Thresholds, evidence: Evidence<'_>)
     );
     // Both meet the same trouble within a sample or two: half as many are enough to say that they are alike.
     let alike = limit.max / 2 + 1;
-    if evidence.stable.is_some_and(|stable| stable.failures_in_a_row >= alike) {
+    if evidence
+        .stable
+        .is_some_and(|stable| stable.failures_in_a_row >= alike)
+    {
         return Some(Said::Control(format!(
             "{message}; the probes on the stable revision fail as well"
         )));

@@ -70,11 +70,7 @@ impl Sequence {
         let reached = |n: f64| {
             let alpha = (-self.bar).exp();
             let then = Self::of(share * n, (1.0 - share) * n, alpha);
-            if above {
-                then.is_above(p)
-            } else {
-                then.is_below(p)
-            }
+            if above { then.is_above(p) } else { then.is_below(p) }
         };
         if samples == 0.0 || !reached(MOST) {
             return None;

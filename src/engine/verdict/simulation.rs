@@ -98,7 +98,10 @@ fn one_between_the_bars_is_hardly_ever_judged_at_all() {
             wrong += u64::from(!passes.is_empty() || stopped.is_some());
             both += u64::from(!passes.is_empty() && stopped.is_some());
         }
-        println!("{:.1} %: {wrong} of {RUNS} were judged, {both} both ways", share * 100.0);
+        println!(
+            "{:.1} %: {wrong} of {RUNS} were judged, {both} both ways",
+            share * 100.0
+        );
         assert!(wrong <= RUNS / 100 && both == 0, "{share}: {wrong}, {both}");
     }
 }
@@ -107,19 +110,35 @@ fn one_between_the_bars_is_hardly_ever_judged_at_all() {
 #[test]
 fn samples_until_a_verdict() {
     println!("| success | verdict | median | 95 % of runs |\n|---|---|---|---|");
-    for (share, passes) in [(1.0, true), (0.99, true), (0.95, true), (0.6, false), (0.3, false), (0.0, false)] {
+    for (share, passes) in [
+        (1.0, true),
+        (0.99, true),
+        (0.95, true),
+        (0.6, false),
+        (0.3, false),
+        (0.0, false),
+    ] {
         let mut dice = Dice(11);
         let mut needed: Vec<u64> = (0..RUNS)
             .map(|_| {
                 let (passed, stopped) = release(&mut dice, share, 100_000, true);
-                let at = if passes { passed.first().copied() } else { stopped.map(|(n, _)| n) };
+                let at = if passes {
+                    passed.first().copied()
+                } else {
+                    stopped.map(|(n, _)| n)
+                };
                 at.unwrap_or(u64::MAX)
             })
             .collect();
         needed.sort_unstable();
         let rank = |percent: usize| needed[(needed.len() * percent / 100).min(needed.len() - 1)];
         let verdict = if passes { "passed" } else { "rolled back" };
-        println!("| {:.0} % | {verdict} | {} | {} |", share * 100.0, rank(50), rank(95));
+        println!(
+            "| {:.0} % | {verdict} | {} | {} |",
+            share * 100.0,
+            rank(50),
+            rank(95)
+        );
         let most = if passes { 1_000 } else { 200 };
         assert!(rank(95) <= most, "{share}: {}", rank(95));
     }

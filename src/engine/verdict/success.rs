@@ -247,7 +247,11 @@ fn spread(evidence: Evidence<'_>) -> Spread {
         0 => String::new(),
         more => format!(" and {more} more"),
     };
-    let named = format!("{} of {} ready pods ({shown}{more})", missing.len(), evidence.pods.len());
+    let named = format!(
+        "{} of {} ready pods ({shown}{more})",
+        missing.len(),
+        evidence.pods.len()
+    );
     if evidence.trial.canary.attempts as f64 >= tried {
         Spread::NotMet(named)
     } else {

@@ -64,6 +64,7 @@ fn about<'a>(trial: &'a Trial, canary: Option<&'a ProbeEvidence>) -> Evidence<'a
             p50_ms: 20,
             p95_ms: 40,
         }),
+        conserved: None,
         analysis: &[],
         metrics: &[],
     }
@@ -121,7 +122,7 @@ fn a_verdict_is_one_sentence_with_its_numbers() {
     );
     assert_eq!(
         said(20, 2),
-        "2 of 20 probe reconnects restored (10 %, interval 0.2–47 %), rollback at once below 50 %"
+        "2 of 20 probe reconnects restored (10 %, interval 0.1–49 %), rollback at once below 50 %"
     );
     assert_eq!(
         said(200, 200),
@@ -131,7 +132,11 @@ fn a_verdict_is_one_sentence_with_its_numbers() {
         said(30, 30),
         "30 of 30 probe reconnects restored (100 %, interval 78.9–100 %), 100 are needed"
     );
-    assert!(said(100, 97).ends_with("about 127 reconnects more at this share"), "{}", said(100, 97));
+    assert!(
+        said(100, 97).ends_with("about 127 reconnects more at this share"),
+        "{}",
+        said(100, 97)
+    );
     assert!(
         said(400, 340).ends_with("at 85 % no number of reconnects is enough for either"),
         "{}",
@@ -176,7 +181,11 @@ fn what_our_own_pace_may_have_done_is_not_held_against_the_version() {
         canary: Some(&lossy),
         ..easing
     };
-    assert_eq!(reason(&judge(&Thresholds::default(), lost)), "StateLoss", "no pace does that");
+    assert_eq!(
+        reason(&judge(&Thresholds::default(), lost)),
+        "StateLoss",
+        "no pace does that"
+    );
 }
 
 #[test]
@@ -213,7 +222,10 @@ fn when_the_control_group_cannot_be_told_apart_it_is_not_the_version(
 #[case(&["a", "b"], "inconclusive")]
 #[case(&[], "pass")]
 #[case(&["elsewhere"], "pass")]
-fn samples_are_spread_over_all_pods_where_the_service_names_them(#[case] met: &[&str], #[case] expected: &str) {
+fn samples_are_spread_over_all_pods_where_the_service_names_them(
+    #[case] met: &[&str],
+    #[case] expected: &str,
+) {
     let pods = ["a", "b", "c"].map(str::to_owned);
     let mut canary = seen(100, 100);
     canary.pods = met.iter().map(|pod| ((*pod).to_owned(), 30)).collect();
@@ -229,7 +241,10 @@ fn samples_are_spread_over_all_pods_where_the_service_names_them(#[case] met: &[
     };
     let outcome = look(&trial);
     assert_eq!(reason(&outcome), "pass");
-    assert_eq!(message(&outcome).contains("no probe met 1 of 3 ready pods (c)"), expected == "inconclusive");
+    assert_eq!(
+        message(&outcome).contains("no probe met 1 of 3 ready pods (c)"),
+        expected == "inconclusive"
+    );
     trial.canary.attempts = 50;
     trial.canary.restored = 50;
     let mut small = thresholds.clone();
@@ -284,7 +299,10 @@ fn resumes_that_fail_are_warned_of(#[case] resumes: (u64, u64), #[case] warned: 
         ..about(&trial, Some(&canary))
     };
     let outcome = judge(&Thresholds::default(), evidence);
-    assert_eq!((reason(&outcome), outcome.warnings.len()), ("pass", usize::from(warned)));
+    assert_eq!(
+        (reason(&outcome), outcome.warnings.len()),
+        ("pass", usize::from(warned))
+    );
 }
 
 #[rstest]
@@ -310,6 +328,24 @@ fn a_busy_machine_slows_the_control_group_as_well() {
     slow.window.restored_p50_ms = Some(600);
     slow.window.restored_p95_ms = Some(900);
     assert_eq!(reason(&judged(Some(&slow), Some(&slow))), "pass");
+}
+
+#[rstest]
+#[case((100, 90), false)]
+#[case((100, 89), true)]
+#[case((49, 0), false)]
+fn sessions_that_are_missing_after_a_wave_are_warned_of(#[case] conserved: (i64, i64), #[case] warned: bool) {
+    let canary = seen(100, 100);
+    let trial = trial(Some(&canary), None);
+    let evidence = Evidence {
+        conserved: Some(conserved),
+        ..about(&trial, Some(&canary))
+    };
+    let outcome = judge(&Thresholds::default(), evidence);
+    assert_eq!(
+        (reason(&outcome), outcome.warnings.len()),
+        ("pass", usize::from(warned))
+    );
 }
 
 #[rstest]
@@ -350,7 +386,11 @@ fn other_systems_hold_a_step_or_breach_and_their_errors_are_no_failure(
         metrics: &[],
         ..evidence
     };
-    assert_ne!(reason(&judge(&Thresholds::default(), unasked)), "Analysis", "no answer is no failure");
+    assert_ne!(
+        reason(&judge(&Thresholds::default(), unasked)),
+        "Analysis",
+        "no answer is no failure"
+    );
 }
 
 #[test]
@@ -400,14 +440,27 @@ fn an_epoch_begins_with_each_part_and_after_each_pass_and_the_errors_add_up_to_t
     let now = Timestamp::UNIX_EPOCH;
     let mut trial = begin(None, part(0, false), now);
     trial = begin(Some(&trial), part(0, true), now);
-    assert_eq!((trial.epoch, trial.settled), (1, true), "nothing was seen in the first");
+    assert_eq!(
+        (trial.epoch, trial.settled),
+        (1, true),
+        "nothing was seen in the first"
+    );
     trial.canary.attempts = 5;
     trial.canary.seen_attempts = 5;
     assert_eq!(begin(Some(&trial), part(0, true), now), trial);
     let next = begin(Some(&trial), part(1, false), now);
-    assert_eq!((next.epoch, next.canary.attempts, next.canary.seen_attempts), (2, 0, 5));
+    assert_eq!(
+        (next.epoch, next.canary.attempts, next.canary.seen_attempts),
+        (2, 0, 5)
+    );
     let spent: f64 = (1..100_000)
-        .map(|epoch| Trial { epoch, ..trial.clone() }.alpha(99))
+        .map(|epoch| {
+            Trial {
+                epoch,
+                ..trial.clone()
+            }
+            .alpha(99)
+        })
         .sum();
     assert!((0.009_99..=0.01).contains(&spent), "{spent}");
 }

@@ -80,10 +80,8 @@ pub fn take_over(tally: &mut Tally, evidence: &ProbeEvidence, aside: bool) {
     }
     let attempts = evidence.total.attempts.saturating_sub(tally.seen_attempts);
     let restored = evidence.total.restored.saturating_sub(tally.seen_restored);
-    (tally.seen_attempts, tally.seen_restored) = (
-        tally.seen_attempts + attempts,
-        tally.seen_restored + restored,
-    );
+    (tally.seen_attempts, tally.seen_restored) =
+        (tally.seen_attempts + attempts, tally.seen_restored + restored);
     if aside {
         tally.aside += attempts;
     } else {
