@@ -12,7 +12,7 @@ pub use super::moving::{
 };
 pub use super::rehearsal::{RehearsalStatus, ScenarioResult, ScenarioStatus};
 use super::spec::{Drain, Rollback, Step, Thresholds, Via};
-pub use super::verdict::{Alert, Interval, Passed, Tally, Trial, Verdict};
+pub use super::verdict::{Alert, Collateral, Conserved, Interval, Passed, Tally, Trial, Verdict};
 
 /// Where a rollout is.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -75,6 +75,10 @@ pub struct RolloutStatus {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 16))]
     pub alerts: Vec<Alert>,
+    /// Sessions that were cut on a revision that nobody touched, newest first.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 10))]
+    pub collateral: Vec<Collateral>,
     /// A template that failed; it is not tried again until it changes, or `retry`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rejected: Option<Rejected>,
@@ -308,6 +312,9 @@ pub struct Release {
     /// The evidence that counts now; absent before the rehearsal is over.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub trial: Option<Trial>,
+    /// Users' sessions before and after the last moves.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub conserved: Option<Conserved>,
     /// Sessions when the release began.
     #[serde(default)]
     pub sessions: i64,

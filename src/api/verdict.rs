@@ -106,3 +106,33 @@ pub struct Alert {
     /// When it was last found.
     pub seen_at: Timestamp,
 }
+
+/// Users' sessions over a wave of moves, or several that followed each other closely.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Conserved {
+    /// Sessions of users on both revisions before it.
+    pub before: i64,
+    /// When its last pod was done; absent while sessions are being moved.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub done_at: Option<Timestamp>,
+    /// Sessions on both revisions after it, when they had had time to come back.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub after: Option<i64>,
+}
+
+/// Sessions that were cut on a revision that nobody touched: no order, no notice, no release of its pods.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Collateral {
+    /// When it was seen.
+    pub at: Timestamp,
+    /// The revision.
+    pub revision: String,
+    /// What was seen: a pod that is gone, a process that started anew, probes that were cut.
+    pub what: String,
+    /// Sessions.
+    pub sessions: i64,
+    /// The change that preceded it, and how long before.
+    pub after: String,
+}

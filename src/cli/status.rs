@@ -100,6 +100,9 @@ fn lines(status: &RolloutStatus, now: Timestamp) -> Vec<(&'static str, String)> 
     if let Some(verdict) = &status.verdict {
         lines.push(("Verdict", format!("{}: {}", verdict.result, verdict.message)));
     }
+    for alert in &status.alerts {
+        lines.push(("Alert", format!("{}: {}", alert.level, alert.message)));
+    }
     if let Some(rejected) = &status.rejected {
         let images = rejected.images.join(", ");
         let (hash, message) = (&rejected.hash, &rejected.message);
@@ -265,6 +268,8 @@ mod tests {
                 "rate": 18.0, "etaSeconds": 74},
             "verdict": {"result": "Passed", "reason": "Rehearsal", "message": "20 of 20 sessions restored",
                 "at": "2026-11-22T08:01:00Z"},
+            "alerts": [{"reason": "ReconnectsFail", "level": "critical", "message": "70 of 100 probe reconnects restored",
+                "since": "2026-11-22T08:01:00Z", "seenAt": "2026-11-22T08:02:00Z"}],
             "lastRequest": {"nonce": "n", "verb": "promote", "accepted": true, "message": "on to step 2",
                 "at": "2026-11-22T08:02:00Z"},
             "revisions": [
@@ -283,6 +288,7 @@ Weight       10 % of new connections, 50 % asked for
 Sessions     1000, 250/1000 moved, 0 cut unannounced
 Drain        wave 3: 500 to move, 260 told, 250 closed, 0 forced, 18.0/s, done in 1m14s
 Verdict      Passed: 20 of 20 sessions restored
+Alert        critical: 70 of 100 probe reconnects restored
 Last request promote, 3m12s ago: on to step 2
 
 REVISION    ROLE    SLOT  READY  SESSIONS  UNKNOWN PODS

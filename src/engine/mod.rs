@@ -10,12 +10,14 @@
 //! - `windows`: the new revision gets every new connection while a wave's clients come back
 //! - `via`: who lets a revision's sessions go; `leaving`: revisions that nobody may cut
 //! - `verdict`: go on, wait, or go back
+//! - `collateral`: who was cut though nobody touched them
 //! - `report`: what the phase looks like to people
 
 mod act;
 mod advance;
 pub mod budget;
 pub mod capacity;
+mod collateral;
 pub mod evidence;
 mod leaving;
 pub mod observed;
@@ -46,6 +48,7 @@ pub fn plan(observed: &Observed, now: Timestamp) -> Plan {
     work.heed_request();
     work.heed_template();
     work.advance();
+    work.collateral();
     work.act();
     work.report();
     work.into_plan()

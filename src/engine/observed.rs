@@ -42,6 +42,8 @@ pub struct Observed {
     pub problems: Vec<Problem>,
     /// Sessions that ended without an announcement since the last observation.
     pub unannounced: u64,
+    /// Of them, those that were seen to be cut, and where.
+    pub cuts: Vec<Cut>,
     /// What became of the sessions that the release moved, by the pods' own account; `None` where they do not tell.
     pub accounts: Option<Returned>,
     /// Fresh random text, URL-safe, for ids and pins.
@@ -192,6 +194,21 @@ pub struct Look {
     pub error: Option<String>,
     /// When it was taken.
     pub at: Timestamp,
+}
+
+/// Sessions that ended without an announcement, as they were seen to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Cut {
+    /// When.
+    pub at: Timestamp,
+    /// The revision that they were on.
+    pub revision: String,
+    /// UID of the pod that they were on; of probes it is not known.
+    pub uid: Option<String>,
+    /// What was seen, as the begin of a sentence: `pod chat-x is gone`.
+    pub what: String,
+    /// How many.
+    pub sessions: u64,
 }
 
 /// What a source of `spec.analysis` has answered since this part of the release began.

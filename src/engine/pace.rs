@@ -38,6 +38,8 @@ pub struct Evidence {
     pub probes: u64,
     /// Of them, those that failed.
     pub probes_failed: u64,
+    /// Of those that ended last, how many failed in a row.
+    pub probes_failed_in_a_row: u32,
     /// Their 95th percentile, milliseconds.
     pub p95_ms: Option<u64>,
     /// What it is compared with.
@@ -139,8 +141,8 @@ pub fn next(
 }
 
 /// Whether so many of the last probe reconnects failed that the pace is lowered; one alone is an accident.
-pub fn many_failed(probes: u64, failed: u64) -> bool {
-    failed > 1 && failed * 100 > probes * MOST_FAILED_PERCENT.unsigned_abs()
+pub fn many_failed(probes: u64, failed: u64, in_a_row: u32) -> bool {
+    in_a_row > 1 || (failed > 1 && failed * 100 > probes * MOST_FAILED_PERCENT.unsigned_abs())
 }
 
 /// Probes take more than twice as long as before, or many of them fail.
@@ -148,9 +150,10 @@ fn slow(evidence: &Evidence) -> Option<String> {
     let Evidence {
         probes,
         probes_failed,
+        probes_failed_in_a_row: row,
         ..
     } = *evidence;
-    if many_failed(probes, probes_failed) {
+    if many_failed(probes, probes_failed, row) {
         return Some(format!(
             "{probes_failed} of the last {probes} probe reconnects failed"
         ));
@@ -312,6 +315,22 @@ mod tests {
         assert_eq!(gone.limit, 40.0, "a pod that went takes its counts with it");
         let away = next(Some(&few), "bbb", &counted(2_000, 180), bounds, at(60_000));
         assert_eq!(away.limit, 40.0, "nobody looked for a minute");
+    }
+
+    #[test]
+    fn two_failures_in_a_row_are_trouble_and_one_is_an_accident() {
+        let bounds = Bounds::of_drain(40.0, WINDOW);
+        let failed = |failed, row| Evidence {
+            probes: 200,
+            probes_failed: failed,
+            probes_failed_in_a_row: row,
+            ..Evidence::default()
+        };
+        let limit = |evidence: Evidence| next(Some(&begin(bounds)), "bbb", &evidence, bounds, at(500)).limit;
+        assert_eq!(
+            (limit(failed(1, 1)), limit(failed(2, 1)), limit(failed(2, 2))),
+            (40.0, 40.0, 20.0)
+        );
     }
 
     #[test]

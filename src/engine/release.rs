@@ -252,11 +252,13 @@ impl Work<'_> {
             waves: 0,
             baseline: None,
             trial: None,
+            conserved: None,
             sessions: self.stable().sessions() as i64,
         });
         self.status.drain = None;
         self.status.verdict = None;
         self.status.alerts = Vec::new();
+        self.status.collateral = Vec::new();
         self.status.weight = None;
         self.status.unannounced = Some(0);
         self.status.rejected = None;

@@ -30,11 +30,8 @@ impl Work<'_> {
         } else {
             ProbeTarget::Stable
         };
-        let probes = self
-            .obs
-            .evidence_of(probed)
-            .map(|e| e.recent.clone())
-            .unwrap_or_default();
+        let seen = self.obs.evidence_of(probed);
+        let probes = seen.map(|e| e.recent.clone()).unwrap_or_default();
         let view = self.obs.revision(&target);
         let sum = |count: fn(&SessionsView) -> Option<u64>| -> i64 {
             let pods = view.live().filter_map(|p| p.sessions.as_ref());
@@ -46,6 +43,7 @@ impl Work<'_> {
             resume_failed: sum(|s| s.resume_failed),
             probes: probes.attempts,
             probes_failed: probes.failed,
+            probes_failed_in_a_row: seen.map_or(0, |e| e.failures_in_a_row),
             p95_ms: probes.restored_p95_ms,
             baseline_p95_ms: self.release().and_then(|r| r.baseline).map(|b| b.p95_ms),
         };
@@ -74,8 +72,9 @@ impl Work<'_> {
     pub(super) fn is_about_to_ease(&self, pace: &Pace) -> bool {
         let bounds = self.drain_bounds(false);
         let due = pace.lowered_at.is_none_or(|at| self.since(at) >= bounds.window);
-        let recent = self.obs.evidence_of(ProbeTarget::Canary).map(|e| &e.recent);
-        due && recent.is_some_and(|r| pace::many_failed(r.attempts, r.failed))
+        let probes = self.obs.evidence_of(ProbeTarget::Canary);
+        due && probes
+            .is_some_and(|e| pace::many_failed(e.recent.attempts, e.recent.failed, e.failures_in_a_row))
     }
 
     pub(super) fn terms(&self, back: bool) -> Terms {

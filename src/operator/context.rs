@@ -19,7 +19,7 @@ use crate::analysis::Gatherer;
 use crate::api::WebSocketRollout;
 use crate::drain::{DrainClient, GaugeClient, Token};
 use crate::engine::evidence::ProbeFigures;
-use crate::engine::observed::Look;
+use crate::engine::observed::{Cut, Look};
 use crate::probe::ProbeSupervisor;
 use crate::report::events::Publisher;
 use crate::report::metrics::Metrics;
@@ -88,6 +88,8 @@ pub struct Memory {
     pub look: Option<Look>,
     /// Pods as they were last seen, by UID.
     pub pods: HashMap<String, LastSeen>,
+    /// Cuts that no status has told yet.
+    pub cuts: Vec<Cut>,
     /// Unannounced ends that no status has told yet.
     pub unannounced: u64,
     /// What probes had seen when they were last counted: by target, with the run's beginning.
@@ -109,12 +111,16 @@ pub struct Memory {
 /// A pod as it was last seen.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LastSeen {
+    /// Its name.
+    pub name: String,
     /// Its process.
     pub instance: String,
     /// Its revision.
     pub revision: Option<String>,
     /// Open sessions.
     pub open: u64,
+    /// Whether it was chosen to be deleted, by its cost.
+    pub retired: bool,
     /// Whether it was on its way out by our own order to its SIGTERM handler: how its sessions end is the application's affair.
     pub dismissed: bool,
 }

@@ -74,24 +74,13 @@ pub async fn observe(
         .map(|f| (f.uid.clone(), f))
         .collect();
     let status = live.status.clone().unwrap_or_default();
-    sessions::count_unannounced(memory, &status, &facts, &polled);
+    sessions::count_unannounced(memory, &status, &facts, &polled, (ctx.now)());
     // After the sessions: whoever is no longer among them has been released, and is read here before its pod can go.
     let accounts = accounting::account(ctx, &rollout, &status, &pods, &tokens, &polled.reports, memory).await;
 
     let services = in_namespace(&ctx.stores.services.state(), namespace);
     let routes = in_namespace(&ctx.stores.routes.state(), namespace);
-    // A slot that an edit took away may still hold a revision.
-    let slots: BTreeMap<String, Service> = ALL_SLOTS
-        .into_iter()
-        .filter_map(|slot| {
-            let name = slots::service_name(&rollout.name, slot);
-            let wanted = rollout.slots().contains(&slot);
-            services
-                .iter()
-                .find(|s| s.name_any() == name && (wanted || problems::is_slot(s, &rollout.name)))
-                .map(|s| (slot.to_owned(), s.clone()))
-        })
-        .collect();
+    let slots = slots_there(&services, &rollout);
     let nobody = slots::service_name(&rollout.name, NOBODY);
     let nobody = services.iter().find(|s| s.name_any() == nobody).cloned();
     let (mine, pins_there) = our_routes(&rollout, &routes);
@@ -107,14 +96,20 @@ pub async fn observe(
         Vec::new()
     };
     let (rehearsal, evidence) = probed(ctx, &rollout);
-    sessions::count_probes(ctx, &rollout, memory, &evidence);
+    sessions::count_probes(
+        ctx,
+        &rollout,
+        memory,
+        &evidence,
+        status.stable.as_deref().unwrap_or_default(),
+    );
     if waiting {
         problems.extend(problems::probes_fail(&rollout, &evidence));
     }
     let metrics = metrics(ctx, &rollout, &status);
-    let (look, unannounced) = {
+    let (look, unannounced, cuts) = {
         let memory = lock(memory);
-        (memory.look.clone(), memory.unannounced)
+        (memory.look.clone(), memory.unannounced, memory.cuts.clone())
     };
     let observed = Observed {
         template_hash: revision.hash,
@@ -134,6 +129,7 @@ pub async fn observe(
         metrics,
         problems,
         unannounced,
+        cuts,
         accounts,
         entropy: entropy(),
         rollout,
@@ -175,6 +171,22 @@ fn our_routes(rollout: &ValidatedRollout, routes: &[HTTPRoute]) -> (Vec<HTTPRout
         .iter()
         .filter(|r| r.annotations().contains_key(ANNOTATION_PINS) && is_ours(r.labels(), &rollout.name));
     (mine.collect(), pins.cloned().collect())
+}
+
+/// The slots' Services that exist.
+fn slots_there(services: &[Service], rollout: &ValidatedRollout) -> BTreeMap<String, Service> {
+    // A slot that an edit took away may still hold a revision.
+    ALL_SLOTS
+        .into_iter()
+        .filter_map(|slot| {
+            let name = slots::service_name(&rollout.name, slot);
+            let wanted = rollout.slots().contains(&slot);
+            services
+                .iter()
+                .find(|s| s.name_any() == name && (wanted || problems::is_slot(s, &rollout.name)))
+                .map(|s| (slot.to_owned(), s.clone()))
+        })
+        .collect()
 }
 
 /// What the probes have seen: of a rehearsal, or of a fleet.

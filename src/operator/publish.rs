@@ -44,6 +44,7 @@ pub async fn status(
     let mut memory = lock(memory);
     memory.written = Some(Instant::now());
     memory.unannounced = 0;
+    memory.cuts.clear();
     Ok(())
 }
 

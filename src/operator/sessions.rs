@@ -6,6 +6,7 @@ use std::sync::Mutex;
 use std::time::Duration;
 
 use futures_util::{StreamExt as _, stream};
+use jiff::Timestamp;
 use k8s_openapi::api::apps::v1::ReplicaSet;
 use k8s_openapi::api::core::v1::Pod;
 use kube::api::Api;
@@ -19,6 +20,7 @@ use crate::api::{RolloutStatus, ValidatedRollout};
 use crate::drain::protocol::{DEFAULT_PORT, SessionsReport};
 use crate::drain::{self, Token};
 use crate::engine::evidence::{ProbeEvidence, ProbeFigures, ProbeTarget};
+use crate::engine::observed::Cut;
 use crate::workload::pods::PodFacts;
 use crate::workload::{labels, replica_set, sidecar, token};
 
@@ -26,6 +28,8 @@ use crate::workload::{labels, replica_set, sidecar, token};
 pub const POLLS: usize = 32;
 /// What stands for the process of a pod that tells none: how often the kubelet restarted it.
 const RESTARTS: &str = "restarts-";
+/// Cuts that are remembered until a status tells them.
+const CUTS: usize = 10;
 /// How long a pod's application port may take to show that the pod can be reached.
 const REACHED: Duration = Duration::from_millis(500);
 
@@ -229,6 +233,7 @@ pub fn count_unannounced(
     status: &RolloutStatus,
     facts: &BTreeMap<String, PodFacts>,
     polled: &Polled,
+    at: Timestamp,
 ) {
     let hidden = status
         .release
@@ -236,11 +241,12 @@ pub fn count_unannounced(
         .filter(|r| !r.exposed)
         .map(|r| r.canary.as_str());
     let mut memory = lock(memory);
-    let mut lost = 0;
+    // With each: whether its pod was let go of by us, so that how its sessions ended is no surprise.
+    let mut cuts: Vec<(Cut, bool)> = Vec::new();
     memory.pods.retain(|uid, last| {
         let there = facts.contains_key(uid);
         if !there && last.revision.as_deref() != hidden && !last.dismissed {
-            lost += last.open;
+            cuts.push((last.cut(uid, "is gone", at), last.retired));
         }
         there
     });
@@ -248,6 +254,7 @@ pub fn count_unannounced(
     for (uid, last) in &mut memory.pods {
         let signalled = polled.gauged.contains(uid) || last.instance.starts_with(RESTARTS);
         let ordered = |f: &PodFacts| f.terminating && f.deletion_cost == RETIRED_COST;
+        last.retired |= facts.get(uid).is_some_and(|f| f.deletion_cost == RETIRED_COST);
         last.dismissed |= signalled && facts.get(uid).is_some_and(ordered);
     }
     for (uid, report) in &polled.reports {
@@ -255,9 +262,11 @@ pub fn count_unannounced(
         let dismissed = memory.pods.get(uid).is_some_and(|last| last.dismissed);
         let counts = revision.as_deref() != hidden && !dismissed;
         let now = LastSeen {
+            name: facts.get(uid).map(|f| f.name.clone()).unwrap_or_default(),
             instance: report.instance.clone().unwrap_or_default(),
             revision,
             open: report.open,
+            retired: facts.get(uid).is_some_and(|f| f.deletion_cost == RETIRED_COST),
             dismissed,
         };
         if let Some(last) = memory.pods.insert(uid.clone(), now)
@@ -265,10 +274,34 @@ pub fn count_unannounced(
             && !last.instance.is_empty()
             && counts
         {
-            lost += last.open;
+            cuts.push((last.cut(uid, "runs another process", at), false));
         }
     }
-    memory.unannounced += lost;
+    memory.unannounced += cuts.iter().map(|(cut, _)| cut.sessions).sum::<u64>();
+    let surprises = cuts
+        .into_iter()
+        .filter(|(cut, retired)| cut.sessions > 0 && !retired);
+    remember(&mut memory, surprises.map(|(cut, _)| cut).collect());
+}
+
+/// Keeps the newest cuts for the next status.
+fn remember(memory: &mut Memory, cuts: Vec<Cut>) {
+    memory.cuts.extend(cuts);
+    let over = memory.cuts.len().saturating_sub(CUTS);
+    memory.cuts.drain(..over);
+}
+
+impl LastSeen {
+    /// The sessions that were on it are cut.
+    fn cut(&self, uid: &str, how: &str, at: Timestamp) -> Cut {
+        Cut {
+            at,
+            revision: self.revision.clone().unwrap_or_default(),
+            uid: Some(uid.to_owned()),
+            what: format!("pod {} {how}", self.name),
+            sessions: self.open,
+        }
+    }
 }
 
 /// Counts what the probes have seen since they were last counted: for the metrics, and the unannounced ends for the release.
@@ -277,7 +310,9 @@ pub fn count_probes(
     rollout: &ValidatedRollout,
     memory: &Mutex<Memory>,
     evidence: &[ProbeEvidence],
+    stable: &str,
 ) {
+    let at = (ctx.now)();
     let mut memory = lock(memory);
     for seen in evidence {
         // A run is known by its beginning: counts start anew with it.
@@ -310,6 +345,16 @@ pub fn count_probes(
             metrics.failures(namespace, name, target, kind, count);
         }
         memory.unannounced += unannounced;
+        if unannounced > 0 && seen.target == ProbeTarget::Stable {
+            let cut = Cut {
+                at,
+                revision: stable.to_owned(),
+                uid: None,
+                what: "probes were cut".to_owned(),
+                sessions: unannounced,
+            };
+            remember(&mut memory, vec![cut]);
+        }
     }
 }
 
@@ -363,7 +408,13 @@ mod tests {
             };
             let mut facts = facts(pods);
             facts.values_mut().for_each(&change);
-            count_unannounced(&memory, &RolloutStatus::default(), &facts, &polled);
+            count_unannounced(
+                &memory,
+                &RolloutStatus::default(),
+                &facts,
+                &polled,
+                Timestamp::UNIX_EPOCH,
+            );
         }
         lock(&memory).unannounced
     }
@@ -375,6 +426,29 @@ mod tests {
             counted(&[(&["a"], &[("a", "i", 7)]), (&["a"], &[("a", "i", 0)]), (&[], &[])]),
             0
         );
+    }
+
+    #[test]
+    fn what_was_cut_is_remembered_with_its_pod_unless_the_pod_was_let_go_of() {
+        let memory = Mutex::new(Memory::default());
+        let mut there = facts(&["a", "b"]);
+        there.get_mut("b").unwrap().deletion_cost = RETIRED_COST;
+        let reports = ["a", "b"].map(|pod| (pod.to_owned(), report("i", 7)));
+        let polled = Polled {
+            reports: reports.into(),
+            ..Polled::default()
+        };
+        let status = RolloutStatus::default();
+        count_unannounced(&memory, &status, &there, &polled, Timestamp::UNIX_EPOCH);
+        let gone = BTreeMap::new();
+        count_unannounced(&memory, &status, &gone, &Polled::default(), Timestamp::UNIX_EPOCH);
+        let memory = lock(&memory);
+        let cuts: Vec<_> = memory
+            .cuts
+            .iter()
+            .map(|c| (c.what.as_str(), c.sessions))
+            .collect();
+        assert_eq!((memory.unannounced, cuts), (14, vec![("pod a is gone", 7)]));
     }
 
     #[test]

@@ -89,6 +89,7 @@ impl Work<'_> {
             return;
         }
         self.sample();
+        self.conserve();
         let Some(trial) = self.release().and_then(|r| r.trial.clone()) else {
             return;
         };

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use crate::api::spec::Thresholds;
-use crate::api::status::{Alert, Passed, Release, Trial};
+use crate::api::status::{Alert, Conserved, Passed, Release, Trial, WaveReason};
 use crate::engine::evidence::{ProbeTarget, RECENT};
 use crate::engine::observed::SessionsView;
 use crate::engine::plan::Note;
@@ -54,6 +54,54 @@ impl Work<'_> {
         }
     }
 
+    /// Counts users' sessions before moves and after them. A pod that does not answer makes the count unknown.
+    pub(super) fn conserve(&mut self) {
+        let Some(release) = self.release() else { return };
+        let (stable, canary) = (self.stable(), self.canary());
+        if stable.unknown() + canary.unknown() > 0 {
+            return;
+        }
+        let users = self.users(&stable, ProbeTarget::Stable) + self.users(&canary, ProbeTarget::Canary);
+        let wave = self.status.wave.as_ref();
+        let moves = wave.is_some_and(|w| w.reason == WaveReason::Rollout);
+        let within = release.thresholds.session_count.within.0;
+        let before = release.conserved.clone();
+        let next = match before {
+            Some(over) if !moves && over.after.is_some() => over,
+            Some(open) if moves && open.after.is_none() => Conserved {
+                done_at: None,
+                ..open
+            },
+            _ if moves => Conserved {
+                before: users as i64,
+                done_at: None,
+                after: None,
+            },
+            Some(open) => {
+                let done_at = open.done_at.unwrap_or(self.now);
+                let back = self.since(done_at) >= within;
+                Conserved {
+                    done_at: Some(done_at),
+                    after: back.then_some(users as i64),
+                    ..open
+                }
+            }
+            None => return,
+        };
+        if let Some(release) = self.status.release.as_mut() {
+            release.conserved = Some(next);
+        }
+    }
+
+    /// Sessions before the last moves and after them, as long as that is news.
+    fn conserved(&self) -> Option<(i64, i64)> {
+        let release = self.release()?;
+        let conserved = release.conserved.as_ref()?;
+        let news = release.thresholds.session_count.within.0 + OVER;
+        let recent = self.since(conserved.done_at?) <= news;
+        Some((conserved.before, conserved.after.filter(|_| recent)?))
+    }
+
     pub(super) fn judge(&self, release: &Release, trial: &Trial) -> Outcome {
         let canary = self.obs.revision(&release.canary);
         let sum = |count: fn(&SessionsView) -> Option<u64>| -> u64 {
@@ -77,6 +125,7 @@ impl Work<'_> {
                 users: self.returned(),
                 resumes: (sum(|s| s.resumed), sum(|s| s.resume_failed)),
                 baseline: self.release().and_then(|r| r.baseline),
+                conserved: self.conserved(),
                 analysis: &self.obs.rollout.spec.analysis,
                 metrics: &self.obs.metrics,
             },

@@ -62,6 +62,7 @@ impl World {
             look: self.look.clone(),
             rehearsal: self.rehearsal(),
             evidence: self.evidence(),
+            cuts: self.cuts.clone(),
             metrics: self.metrics.clone(),
             problems: Vec::new(),
             unannounced: self.unannounced,
@@ -123,6 +124,7 @@ impl World {
         // As the API server gives it back: times of conditions in whole seconds.
         self.status = serde_json::from_value(serde_json::to_value(&made.status).unwrap()).unwrap();
         self.unannounced = 0;
+        self.cuts.clear();
         if self.phase() != before {
             self.trace.push(format!("{} PHASE {}", self.now, self.phase()));
         }

@@ -335,3 +335,83 @@ fn a_status_lost_in_mid_release_leaves_nobody_behind() {
     reach(&mut world, "Soaking");
     assert_eq!((world.all_unannounced, world.users_of("bbb")), (0, 60));
 }
+
+fn verdict(world: &World) -> &str {
+    world
+        .status
+        .verdict
+        .as_ref()
+        .map_or("none", |v| v.result.as_str())
+}
+
+#[test]
+fn a_passed_verdict_of_a_step_stays_whatever_comes_after_it() {
+    let mut world = releasing(Case {
+        steps: vec![(50, Some(30)), (100, Some(0))],
+        ..case()
+    });
+    reach(&mut world, "Analysing");
+    assert_ne!(
+        verdict(&world),
+        "Passed",
+        "nothing is known since the sessions have moved"
+    );
+    assert!(world.until(20_000, |w| verdict(w) == "Passed"));
+    let epoch = |w: &World| w.status.release.as_ref().unwrap().trial.as_ref().unwrap().epoch;
+    let first = epoch(&world);
+    while world.phase() == "Analysing" {
+        // Nothing is heard of the probes any more: missing data is no success, and takes nothing back.
+        world.probes = None;
+        world.run(250);
+        assert_eq!(verdict(&world), "Passed");
+    }
+    assert!(epoch(&world) > first, "the next step has fresh evidence");
+    reach(&mut world, "Soaking");
+    let told = world.trace.iter().find(|l| l.contains("StepPassed")).unwrap();
+    assert!(
+        told.contains("probe reconnects restored (100 %, interval"),
+        "{told}"
+    );
+}
+
+#[test]
+fn missing_data_is_no_success_and_in_the_end_a_pause() {
+    let mut world = releasing(case());
+    reach(&mut world, "Analysing");
+    while world.phase() == "Analysing" {
+        world.probes = None;
+        world.run(250);
+    }
+    let Some(State::Paused(at)) = &world.status.state else {
+        panic!("{}", world.phase())
+    };
+    assert_eq!(at.reason, PauseReason::Inconclusive);
+    assert!(at.message.contains("are needed"), "{}", at.message);
+}
+
+#[test]
+fn a_source_that_does_not_answer_keeps_a_step_waiting_and_rejects_nothing() {
+    let mut world = releasing(case());
+    world.rollout.spec.analysis = vec![
+        serde_json::from_value(serde_json::json!({
+            "name": "errors", "condition": "result < 1", "webhook": {"url": "http://h/"},
+        }))
+        .unwrap(),
+    ];
+    reach(&mut world, "Paused");
+    let Some(State::Paused(at)) = &world.status.state else {
+        unreachable!()
+    };
+    assert!(
+        at.message.contains("waiting for analysis errors: 0 of 3 answers"),
+        "{}",
+        at.message
+    );
+    world.metrics = vec![crate::engine::observed::MetricView {
+        name: "errors".to_owned(),
+        samples: 3,
+        ..Default::default()
+    }];
+    super::requests::ask(&mut world, crate::api::status::Verb::Resume);
+    reach(&mut world, "Soaking");
+}

@@ -153,3 +153,40 @@ fn clients_that_do_not_follow_the_hint_are_not_asked_again_and_again() {
     assert!(asked <= 40, "{asked} were asked for 30 places");
     reach(&mut world, "Soaking");
 }
+
+#[test]
+fn a_cut_on_a_revision_that_nobody_touched_is_told_with_the_change_before_it() {
+    let mut world = releasing(Case {
+        steps: vec![(50, Some(20)), (100, Some(0))],
+        ..case()
+    });
+    reach(&mut world, "Analysing");
+    let cut = |world: &World, revision: &str| crate::engine::observed::Cut {
+        at: super::world::stamp(world.now),
+        revision: revision.to_owned(),
+        uid: Some("gone".to_owned()),
+        what: "pod chat-1 is gone".to_owned(),
+        sessions: 3,
+    };
+    world.run(1_000);
+    world.cuts = vec![cut(&world, "bbb"), cut(&world, "aaa")];
+    world.run(2_000);
+    let told = &world.status.collateral;
+    assert_eq!(
+        told.len(),
+        1,
+        "the new revision is what the release is about: {told:?}"
+    );
+    assert_eq!((told[0].revision.as_str(), told[0].sessions), ("aaa", 3));
+    assert!(
+        told[0].after.starts_with("phase Analysing began"),
+        "{}",
+        told[0].after
+    );
+    assert_eq!(world.trace.iter().filter(|l| l.contains("Collateral")).count(), 1);
+    for _ in 0..20 {
+        world.cuts = vec![cut(&world, "aaa")];
+        world.run(1_000);
+    }
+    assert_eq!(world.status.collateral.len(), 10);
+}

@@ -14,7 +14,7 @@ use crate::api::spec::{DrainMode, HintKind, Via};
 use crate::api::status::{Request, Returned};
 use crate::api::{RolloutStatus, ValidatedRollout};
 use crate::engine::Plan;
-use crate::engine::observed::{Look, MetricView, PinRule};
+use crate::engine::observed::{Cut, Look, MetricView, PinRule};
 
 /// One step of time.
 pub(super) const TICK: i64 = 250;
@@ -130,6 +130,8 @@ pub(super) struct World {
     pub look: Option<Look>,
     /// What other systems tell.
     pub metrics: Vec<MetricView>,
+    /// Sessions that were seen to be cut.
+    pub cuts: Vec<Cut>,
     /// What the pods tell of moved sessions.
     pub accounts: Option<Returned>,
     pub probes: Option<Run>,
@@ -174,6 +176,7 @@ impl World {
             gateway: Gateway::default(),
             look: None,
             metrics: Vec::new(),
+            cuts: Vec::new(),
             accounts: None,
             probes: None,
             sessions: Vec::new(),

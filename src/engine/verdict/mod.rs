@@ -87,6 +87,8 @@ pub struct Evidence<'a> {
     pub resumes: (u64, u64),
     /// Reconnect times before the release moved anybody.
     pub baseline: Option<Baseline>,
+    /// Users' sessions before the last moves and after them, where they were counted lately.
+    pub conserved: Option<(i64, i64)>,
     /// What other systems are asked.
     pub analysis: &'a [Analysis],
     /// What they have answered.
@@ -109,6 +111,7 @@ pub fn judge(thresholds: &Thresholds, evidence: Evidence<'_>) -> Outcome {
         time::slower_than_before(thresholds, evidence),
         users::returned(thresholds, evidence),
         users::resumes(thresholds, evidence),
+        users::conserved(thresholds, evidence),
     ];
     let mut warnings = Vec::new();
     let mut worst: Option<(u8, Judgement)> = None;

@@ -64,6 +64,7 @@ fn about<'a>(trial: &'a Trial, canary: Option<&'a ProbeEvidence>) -> Evidence<'a
             p50_ms: 20,
             p95_ms: 40,
         }),
+        conserved: None,
         analysis: &[],
         metrics: &[],
     }
@@ -121,18 +122,18 @@ fn a_verdict_is_one_sentence_with_its_numbers() {
     );
     assert_eq!(
         said(20, 2),
-        "2 of 20 probe reconnects restored (10 %, interval 0.2–47 %), rollback at once below 50 %"
+        "2 of 20 probe reconnects restored (10 %, interval 0.1–49 %), rollback at once below 50 %"
     );
     assert_eq!(
         said(200, 200),
-        "200 of 200 probe reconnects restored (100 %, interval 96–100 %), 95 % of them within 40 ms; target 95 %: met, service level 99.9 %: open"
+        "200 of 200 probe reconnects restored (100 %, interval 95.8–100 %), 95 % of them within 40 ms; target 95 %: met, service level 99.9 %: open"
     );
     assert_eq!(
         said(30, 30),
-        "30 of 30 probe reconnects restored (100 %, interval 78.9–100 %), 100 are needed"
+        "30 of 30 probe reconnects restored (100 %, interval 77.6–100 %), 100 are needed"
     );
     assert!(
-        said(100, 97).ends_with("about 127 reconnects more at this share"),
+        said(100, 97).ends_with("about 126 reconnects more at this share"),
         "{}",
         said(100, 97)
     );
@@ -327,6 +328,24 @@ fn a_busy_machine_slows_the_control_group_as_well() {
     slow.window.restored_p50_ms = Some(600);
     slow.window.restored_p95_ms = Some(900);
     assert_eq!(reason(&judged(Some(&slow), Some(&slow))), "pass");
+}
+
+#[rstest]
+#[case((100, 90), false)]
+#[case((100, 89), true)]
+#[case((49, 0), false)]
+fn sessions_that_are_missing_after_a_wave_are_warned_of(#[case] conserved: (i64, i64), #[case] warned: bool) {
+    let canary = seen(100, 100);
+    let trial = trial(Some(&canary), None);
+    let evidence = Evidence {
+        conserved: Some(conserved),
+        ..about(&trial, Some(&canary))
+    };
+    let outcome = judge(&Thresholds::default(), evidence);
+    assert_eq!(
+        (reason(&outcome), outcome.warnings.len()),
+        ("pass", usize::from(warned))
+    );
 }
 
 #[rstest]

@@ -40,3 +40,21 @@ pub(super) fn resumes(thresholds: &Thresholds, evidence: Evidence<'_>) -> Option
         breach("ResumeFailures", message, limit.action)
     })
 }
+
+/// Sessions of both revisions after moves, against those before: who did not come back at all.
+pub(super) fn conserved(thresholds: &Thresholds, evidence: Evidence<'_>) -> Option<Said> {
+    let limit = &thresholds.session_count;
+    let (before, after) = evidence.conserved?;
+    let lost = before - after;
+    let over =
+        before >= i64::from(limit.min_samples) && lost * 100 > before * i64::from(limit.max_loss_percent);
+    over.then(|| {
+        let message = format!(
+            "{after} sessions of users are on both revisions {} s after a wave, {before} were before it ({} % are missing), at most {} % may",
+            limit.within.0.as_secs(),
+            percent(lost as f64 / before as f64),
+            limit.max_loss_percent
+        );
+        breach("SessionCount", message, limit.action)
+    })
+}
