@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used, clippy::panic)]
 
 mod accounts;
+mod dialects;
 mod fleets;
 mod loads;
 mod rehearsals;
