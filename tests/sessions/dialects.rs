@@ -20,7 +20,10 @@ use tokio_tungstenite::tungstenite::handshake::server::{Request, Response};
 use wsroll::api::script::{ProbeScript, Ready, Script, ready};
 use wsroll::engine::evidence::{ProbeFigures, RehearsalFailure};
 use wsroll::probe::{Manner, ProbeDial, RehearsalTimeouts, hold_and_reconnect};
-use wsroll::session::{Dialect, Login, LoginError, Met, Times, Tls, TlsFiles, Token, TokenIn};
+use wsroll::session::{
+    Dialect, Endpoint, Event, Failure, Login, LoginError, Met, Session, SessionConfig, Times, Tls, TlsFiles, Token,
+    TokenIn,
+};
 
 /// What a server says to a message of the session with this state; an empty list says nothing.
 type Answer = fn(&mut Service, &str) -> Vec<String>;
@@ -44,10 +47,11 @@ async fn serve(answer: Answer, forgets: bool, tls: Option<TlsAcceptor>) -> Socke
             tokio::spawn(async move {
                 match tls {
                     None => talk(tcp, answer, kept, forgets).await,
-                    Some(tls) => match tls.accept(tcp).await {
-                        Ok(stream) => talk(stream, answer, kept, forgets).await,
-                        Err(_) => return,
-                    },
+                    Some(tls) => {
+                        if let Ok(stream) = tls.accept(tcp).await {
+                            talk(stream, answer, kept, forgets).await;
+                        }
+                    }
                 }
             });
         }
@@ -95,8 +99,8 @@ fn echo(_: &mut Service, text: &str) -> Vec<String> {
 
 /// STOMP 1.2 to the letter of its frames: a command, headers, an empty line, a body up to NUL.
 fn stomp(_: &mut Service, text: &str) -> Vec<String> {
-    let frame = text.strip_suffix('\0').expect("a frame ends with NUL");
-    let (head, body) = frame.split_once("\n\n").expect("an empty line ends the headers");
+    let frame = text.strip_suffix('\0').unwrap();
+    let (head, body) = frame.split_once("\n\n").unwrap();
     assert_eq!(body, "");
     let mut lines = head.lines();
     let command = lines.next().unwrap();
@@ -475,4 +479,21 @@ async fn a_login_that_brings_none_says_why(
 ) {
     let error = log_in(status, body, path).await.unwrap_err();
     assert_eq!(error.to_string(), sentence);
+}
+
+#[tokio::test]
+async fn a_token_that_is_refused_says_so_to_all_who_hold_it_until_it_is_renewed() {
+    let (address, ..) = http(401, "user=probe").await;
+    let endpoint = Endpoint::new(&format!("ws://{address}/user=probe"), "t").unwrap();
+    let held = Token::new("old");
+    let mut session = Session::new(Arc::new(SessionConfig::new(endpoint)), Some(held.clone()), None, 1);
+    let failure = loop {
+        if let Event::AttemptFailed(failure) = session.next().await {
+            break failure;
+        }
+    };
+    assert_eq!(failure, Failure::Refused { status: 401 });
+    assert!(held.was_refused());
+    held.renew("new");
+    assert!(!held.was_refused());
 }

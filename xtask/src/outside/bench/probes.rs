@@ -78,9 +78,9 @@ impl Bench {
         let (together, mut load) = self.held(tls, address, sessions)?;
         server.kill()?;
         // The first attempts fall together; what goes on after them is what counts.
-        std::thread::sleep(Duration::from_secs(2));
+        wait::sleep(Duration::from_secs(2));
         let before = cpu_seconds(load.pid())?;
-        std::thread::sleep(AWAY);
+        wait::sleep(AWAY);
         let busy = cpu_seconds(load.pid())? - before;
         load.kill()?;
         Ok(Measured {
@@ -113,7 +113,7 @@ impl Bench {
             }
             Ok(())
         })?;
-        std::thread::sleep(SETTLE);
+        wait::sleep(SETTLE);
         Ok((resident_bytes(load.pid())?, load))
     }
 
