@@ -113,7 +113,7 @@ impl Known {
     fn fresh(&self, from: &TokenFrom) -> Option<Result<Token, Trouble>> {
         let age = self.at.filter(|_| self.from.as_ref() == Some(from))?.elapsed();
         if let Some(trouble) = &self.trouble {
-            return (age < RETRY).then(|| Err(trouble.clone()));
+            return (age < RETRY).then(|| self.token.clone().ok_or_else(|| trouble.clone()));
         }
         let token = self.token.as_ref()?;
         let good_for = match &from.login {
@@ -144,7 +144,8 @@ impl Known {
             }
             Err(trouble) => {
                 self.trouble = Some(trouble.clone());
-                Err(trouble)
+                // Probes that run go on with what they have: the service will say when it is too old.
+                self.token.clone().ok_or(trouble)
             }
         }
     }
@@ -249,12 +250,23 @@ pub async fn tls(
 // === problems ===
 
 /// What stands in the way of probes, before they are needed.
-pub async fn problems(ctx: &Context, rollout: &ValidatedRollout, memory: &Mutex<Memory>) -> Vec<Problem> {
-    let troubles = [
-        tls(ctx, rollout, memory).await.err(),
-        token(ctx, rollout, Whose::Own, memory).await.err(),
-        token(ctx, rollout, Whose::Other, memory).await.err(),
-    ];
+pub async fn problems(
+    ctx: &Context,
+    rollout: &ValidatedRollout,
+    memory: &Mutex<Memory>,
+) -> Vec<Problem> {
+    let mut troubles = vec![tls(ctx, rollout, memory).await.err()];
+    for whose in [Whose::Own, Whose::Other] {
+        let trouble = token(ctx, rollout, whose, memory).await.err();
+        let known = lock(memory);
+        let credentials = &known.credentials;
+        let kept = match whose {
+            Whose::Own => &credentials.own,
+            Whose::Other => &credentials.other,
+        };
+        let kept = kept.trouble.clone().filter(|_| whose.from(rollout).is_some());
+        troubles.push(trouble.or(kept));
+    }
     let mut found: Vec<Problem> = troubles
         .into_iter()
         .flatten()
@@ -358,6 +370,10 @@ mod tests {
         let held = known.learn(&login, Ok("one".to_owned())).unwrap();
         let secret = from(json!({"secretKeyRef": {"name": "a", "key": "b"}}));
         assert!(known.fresh(&secret).is_none());
+        let gone = Trouble::new("LoginFailed", "no".to_owned());
+        let kept = known.learn(&login, Err(gone)).unwrap();
+        assert_eq!(&*kept.reveal(), "one");
+        assert!(known.trouble.is_some(), "probes go on, and the trouble is told");
         known.learn(&secret, Ok("two".to_owned())).unwrap();
         assert_eq!(&*held.reveal(), "one");
     }

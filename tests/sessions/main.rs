@@ -5,6 +5,7 @@
 
 mod accounts;
 mod commands;
+mod dialects;
 mod fleets;
 mod loads;
 mod network;

@@ -43,7 +43,7 @@ enum Form {
     Text,
     /// One JSON object
     Json,
-    /// XML as `JUnit` writes it, a test case per check
+    /// `JUnit` XML, a test case per check
     Junit,
 }
 

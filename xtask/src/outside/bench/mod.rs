@@ -1,5 +1,6 @@
 //! `cargo xtask bench`: figures, as pairs measured in one run.
 
+mod probes;
 mod report;
 mod sidecar;
 
@@ -12,6 +13,8 @@ use anyhow::Result;
 pub enum Bench {
     /// The sidecar beside `HAProxy`, Envoy and no proxy
     Sidecar(Options),
+    /// What a probe costs that only waits
+    Probes(Options),
 }
 
 /// How to measure.
@@ -32,5 +35,6 @@ pub struct Options {
 pub fn run(bench: &Bench) -> Result<()> {
     match bench {
         Bench::Sidecar(options) => sidecar::run(options),
+        Bench::Probes(options) => probes::run(options),
     }
 }

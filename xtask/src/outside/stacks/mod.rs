@@ -6,6 +6,7 @@ pub mod install;
 mod act;
 mod front;
 mod pace;
+mod probes;
 mod told;
 
 use std::{net::SocketAddr, path::Path, process::Command};
@@ -72,7 +73,8 @@ pub fn run(options: Options) -> Result<()> {
             go: install::go()?,
         })
     })?;
-    let failed = play_all(&scenes(&stacks), &wsroll);
+    let mut failed = play_all(&scenes(&stacks), &wsroll);
+    failed.extend(probes::run(&stacks.node, &wsroll));
     if !failed.is_empty() {
         bail!("with servers of other stacks: {}", failed.join("; "));
     }
