@@ -16,3 +16,4 @@ mod people;
 mod release;
 mod routes;
 mod sidecar;
+mod stores;

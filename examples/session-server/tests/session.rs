@@ -232,7 +232,8 @@ async fn a_token_is_checked_again_at_every_resume(backend: &Backend) {
     };
     let mut client = Dial::identity(&ann).connect(&server).await;
     client.say("c-1", "x").await;
-    let again = |dial: Dial| dial.resume(&client.session, 1);
+    let session = client.session.clone();
+    let again = |dial: Dial| dial.resume(&session, 1);
     let forged = Dial {
         token: Some("ann.gold.say-set-state.0.00".to_owned()),
         ..Dial::default()

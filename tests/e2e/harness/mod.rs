@@ -7,6 +7,7 @@ mod namespace;
 mod objects;
 mod settings;
 mod status;
+mod stores;
 mod stranger;
 mod visitor;
 
@@ -21,6 +22,7 @@ pub use app::{App, NAME, PORT, route};
 pub use load::{Load, Summary};
 pub use settings::Settings;
 pub use status::{reason_of, weight_of};
+pub use stores::Keeper;
 pub use stranger::Server;
 
 /// Longer than this no test runs.

@@ -4,7 +4,7 @@ use std::{
     fs,
     os::unix::{fs::chown, process::CommandExt as _},
     path::{Path, PathBuf},
-    process::{Child, ChildStdin, Command, Stdio},
+    process::{Child, Command, Stdio},
     sync::{
         OnceLock,
         atomic::{AtomicU32, Ordering},
@@ -45,7 +45,8 @@ pub struct RealPostgres {
 /// The PostgreSQL that all tests of one suite share. It ends when this process does, however it does.
 struct Shared {
     port: u16,
-    _until_we_end: ChildStdin,
+    /// Holds the pipe that it waits on.
+    _until_we_end: Child,
 }
 
 impl RealRedis {
@@ -201,11 +202,10 @@ fn shared() -> Option<Shared> {
         .stdout(Stdio::null())
         .stderr(Stdio::null());
     as_nobody(&mut shell, &dir);
-    let mut child = shell.spawn().unwrap();
-    let stdin = child.stdin.take().unwrap();
+    let child = shell.spawn().expect("a shell");
     Some(Shared {
         port,
-        _until_we_end: stdin,
+        _until_we_end: child,
     })
 }
 
@@ -222,7 +222,7 @@ fn init_database() -> Option<PathBuf> {
         .args(["--no-locale", "--no-sync", "--pgdata"])
         .arg(&dir);
     as_nobody(&mut command, &dir);
-    let output = command.output().unwrap();
+    let output = command.output().expect("initdb");
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     Some(dir)
 }
