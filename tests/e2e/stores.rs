@@ -18,7 +18,10 @@ const SESSIONS: u64 = 60;
 async fn postgresql_crashes_in_the_middle_and_no_state_is_lost() {
     harness::run("store-pg", async |case| {
         case.postgres().await?;
-        survives(case, Keeper::Postgres, |version| App::version(version).postgres().sealed()).await
+        survives(case, Keeper::Postgres, |version| {
+            App::version(version).postgres().sealed()
+        })
+        .await
     })
     .await;
 }
@@ -52,7 +55,11 @@ async fn survives(case: &Case, keeper: Keeper, app: impl Fn(&str) -> App) -> Res
     case.until_in_wave(1, MIDDLE).await?;
     case.crash(keeper).await?;
     let done = case.until_released(1, RELEASE).await?;
-    let canary = done.release.as_ref().map(|r| r.canary.clone()).unwrap_or_default();
+    let canary = done
+        .release
+        .as_ref()
+        .map(|r| r.canary.clone())
+        .unwrap_or_default();
     load.until_all_on(&canary, Duration::from_secs(20)).await?;
     let counted = load.stop().await?;
     eprintln!("{}: {counted:?}", case.namespace);

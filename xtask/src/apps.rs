@@ -246,7 +246,11 @@ fn postgres(dir: &Path) -> Result<Image> {
         image = image.program(&program, &program.to_string_lossy())?;
     }
     for plug_in in plug_ins(&home.join("lib"))? {
-        let name = plug_in.file_stem().unwrap_or_default().to_string_lossy().into_owned();
+        let name = plug_in
+            .file_stem()
+            .unwrap_or_default()
+            .to_string_lossy()
+            .into_owned();
         if ["plpgsql", "dict_snowball"].contains(&name.as_str()) || name.contains("_and_") {
             image = image.program(&plug_in, &plug_in.to_string_lossy())?;
         }

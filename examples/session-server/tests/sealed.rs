@@ -24,7 +24,13 @@ const KEYS: [&str; 2] = [
     "ZmVkY2JhOTg3NjU0MzIxMGZlZGNiYTk4NzY1NDMyMTA=",
 ];
 /// What must not be read in the store: an id, what was said, a name, a value, a reply.
-const SECRETS: [&str; 5] = ["id-of-mine", "said-in-secret", "name-of-mine", "value-of-mine", "tools."];
+const SECRETS: [&str; 5] = [
+    "id-of-mine",
+    "said-in-secret",
+    "name-of-mine",
+    "value-of-mine",
+    "tools.",
+];
 
 fn keys(lines: &[&str]) -> StateKeys {
     StateKeys::parse(&lines.join("\n")).unwrap()
@@ -50,7 +56,9 @@ async fn claim(store: &Store, session: &str, user: &str) -> Result<Claim, StoreE
 /// A session with something of everything in it.
 async fn filled(store: &Store, session: &str, user: &str) -> Lease {
     let lease = claim(store, session, user).await.unwrap().lease;
-    write(store, &lease, "id-of-mine", Change::Say("said-in-secret")).await.unwrap();
+    write(store, &lease, "id-of-mine", Change::Say("said-in-secret"))
+        .await
+        .unwrap();
     let value = json!("value-of-mine");
     let change = Change::Set {
         section: Section::Tools,
@@ -78,12 +86,23 @@ async fn write(store: &Store, lease: &Lease, id: &str, change: Change<'_>) -> Re
 /// Everything that the store holds, one after the other.
 async fn all_of_it(backend: &Backend) -> Vec<u8> {
     if backend.kind == Kind::Postgres {
-        let (client, connection) = tokio_postgres::connect(&backend.url, tokio_postgres::NoTls).await.unwrap();
+        let (client, connection) = tokio_postgres::connect(&backend.url, tokio_postgres::NoTls)
+            .await
+            .unwrap();
         tokio::spawn(connection);
         let mut all = Vec::new();
-        for column in ["outbox.entry", "history.entry", "ids.id", "items.name", "items.entry"] {
+        for column in [
+            "outbox.entry",
+            "history.entry",
+            "ids.id",
+            "items.name",
+            "items.entry",
+        ] {
             let (table, column) = column.split_once('.').unwrap();
-            let rows = client.query(&format!("SELECT {column} FROM session_server.{table}"), &[]).await.unwrap();
+            let rows = client
+                .query(&format!("SELECT {column} FROM session_server.{table}"), &[])
+                .await
+                .unwrap();
             assert!(!rows.is_empty(), "{table}");
             for row in &rows {
                 all.extend_from_slice(row.get(0));
@@ -99,9 +118,17 @@ async fn all_of_it(backend: &Backend) -> Vec<u8> {
     // Whole entries: what is packed could hide something.
     for (part, command) in [("history", "LRANGE"), ("outbox", "ZRANGE"), ("ids", "ZRANGE")] {
         let key = format!("session:{{s}}:ann:{part}");
-        all.extend(ask::<Vec<Vec<u8>>>(&mut redis, &[command, &key, "0", "-1"]).await.concat());
+        all.extend(
+            ask::<Vec<Vec<u8>>>(&mut redis, &[command, &key, "0", "-1"])
+                .await
+                .concat(),
+        );
     }
-    all.extend(ask::<Vec<Vec<u8>>>(&mut redis, &["HGETALL", "session:{s}:ann:values"]).await.concat());
+    all.extend(
+        ask::<Vec<Vec<u8>>>(&mut redis, &["HGETALL", "session:{s}:ann:values"])
+            .await
+            .concat(),
+    );
     all
 }
 
@@ -127,7 +154,9 @@ fn holds(all: &[u8], word: &str) -> bool {
 #[case::postgres(Kind::Postgres)]
 #[tokio::test]
 async fn nothing_in_the_store_can_be_read(#[case] kind: Kind) {
-    let Some(backend) = Backend::of(kind).await else { return };
+    let Some(backend) = Backend::of(kind).await else {
+        return;
+    };
     let store = backend.sealed(&keys(&KEYS[..1]));
     let lease = filled(&store, "s", "ann").await;
     let all = all_of_it(&backend).await;
@@ -135,10 +164,18 @@ async fn nothing_in_the_store_can_be_read(#[case] kind: Kind) {
         assert!(!holds(&all, secret), "{secret} can be read");
     }
     let state = store.read(&lease).await.unwrap();
-    assert_eq!((state.history[0].text.as_str(), &state.tools["name-of-mine"]), ("said-in-secret", &json!("value-of-mine")));
+    assert_eq!(
+        (state.history[0].text.as_str(), &state.tools["name-of-mine"]),
+        ("said-in-secret", &json!("value-of-mine"))
+    );
     let again = claim(&store, "s", "ann").await.unwrap();
     assert_eq!(again.replay[1].text, "tools.name-of-mine");
-    assert_eq!(write(&store, &again.lease, "id-of-mine", Change::Say("x")).await.unwrap(), 1);
+    assert_eq!(
+        write(&store, &again.lease, "id-of-mine", Change::Say("x"))
+            .await
+            .unwrap(),
+        1
+    );
     // Without the key the same look finds all of it: it looks where it should.
     let open = Backend::of(kind).await.unwrap();
     filled(&open.store, "s", "ann").await;
@@ -153,7 +190,9 @@ async fn nothing_in_the_store_can_be_read(#[case] kind: Kind) {
 #[case::postgres(Kind::Postgres)]
 #[tokio::test]
 async fn what_was_moved_from_another_user_is_refused(#[case] kind: Kind) {
-    let Some(backend) = Backend::of(kind).await else { return };
+    let Some(backend) = Backend::of(kind).await else {
+        return;
+    };
     let store = backend.sealed(&keys(&KEYS[..1]));
     let anns = filled(&store, "s", "ann").await;
     let bobs = filled(&store, "t", "bob").await;
@@ -167,11 +206,17 @@ async fn what_was_moved_from_another_user_is_refused(#[case] kind: Kind) {
     } else {
         let mut redis = connection(&backend).await;
         for part in ["history", "outbox"] {
-            let (from, to) = (format!("session:{{s}}:ann:{part}"), format!("session:{{t}}:bob:{part}"));
+            let (from, to) = (
+                format!("session:{{s}}:ann:{part}"),
+                format!("session:{{t}}:bob:{part}"),
+            );
             assert_eq!(ask::<i64>(&mut redis, &["COPY", &from, &to, "REPLACE"]).await, 1);
         }
     }
-    assert!(matches!(store.read(&bobs).await, Err(StoreError::Unreadable(SealError::Foreign))));
+    assert!(matches!(
+        store.read(&bobs).await,
+        Err(StoreError::Unreadable(SealError::Foreign))
+    ));
     let taken = claim(&store, "t", "bob").await;
     assert!(matches!(taken, Err(StoreError::Unreadable(SealError::Foreign))));
     assert_eq!(store.read(&anns).await.unwrap().history.len(), 1);
@@ -190,11 +235,17 @@ async fn what_was_moved_from_another_user_is_refused(#[case] kind: Kind) {
         let mut redis = connection(&backend).await;
         ask::<i64>(&mut redis, &["HSET", "session:{s}", "user", "bob"]).await;
         for part in ["history", "outbox", "ids", "values"] {
-            let (from, to) = (format!("session:{{s}}:ann:{part}"), format!("session:{{s}}:bob:{part}"));
+            let (from, to) = (
+                format!("session:{{s}}:ann:{part}"),
+                format!("session:{{s}}:bob:{part}"),
+            );
             ask::<String>(&mut redis, &["RENAME", &from, &to]).await;
         }
         let store = backend.sealed(&keys(&KEYS[..1]));
-        assert!(matches!(claim(&store, "s", "bob").await, Err(StoreError::Unreadable(SealError::Foreign))));
+        assert!(matches!(
+            claim(&store, "s", "bob").await,
+            Err(StoreError::Unreadable(SealError::Foreign))
+        ));
     }
 }
 
@@ -203,7 +254,9 @@ async fn what_was_moved_from_another_user_is_refused(#[case] kind: Kind) {
 #[case::postgres(Kind::Postgres)]
 #[tokio::test]
 async fn a_rotated_key_still_opens(#[case] kind: Kind) {
-    let Some(backend) = Backend::of(kind).await else { return };
+    let Some(backend) = Backend::of(kind).await else {
+        return;
+    };
     let before = backend.sealed(&keys(&KEYS[..1]));
     let during = backend.sealed(&keys(&[KEYS[1], KEYS[0]]));
     let after = backend.sealed(&keys(&KEYS[1..]));
@@ -211,7 +264,12 @@ async fn a_rotated_key_still_opens(#[case] kind: Kind) {
     let held = claim(&during, "s", "ann").await.unwrap();
     assert_eq!(held.replay.len(), 2);
     // A repeat is known, and a value has one place, whichever key named it.
-    assert_eq!(write(&during, &held.lease, "id-of-mine", Change::Say("x")).await.unwrap(), 1);
+    assert_eq!(
+        write(&during, &held.lease, "id-of-mine", Change::Say("x"))
+            .await
+            .unwrap(),
+        1
+    );
     let value = json!("newer");
     let change = Change::Set {
         section: Section::Tools,
@@ -221,7 +279,10 @@ async fn a_rotated_key_still_opens(#[case] kind: Kind) {
     write(&during, &held.lease, "third-id", change).await.unwrap();
     let state = during.read(&held.lease).await.unwrap();
     assert_eq!((state.tools.len(), &state.tools["name-of-mine"]), (1, &value));
-    assert!(matches!(after.read(&held.lease).await, Err(StoreError::Unreadable(SealError::UnknownKey))));
+    assert!(matches!(
+        after.read(&held.lease).await,
+        Err(StoreError::Unreadable(SealError::UnknownKey))
+    ));
     let lease = filled(&during, "t", "ann").await;
     assert_eq!(after.read(&lease).await.unwrap().history.len(), 1);
 }
@@ -231,14 +292,29 @@ async fn a_rotated_key_still_opens(#[case] kind: Kind) {
 #[case::postgres(Kind::Postgres)]
 #[tokio::test]
 async fn a_key_can_be_introduced_while_sessions_live(#[case] kind: Kind) {
-    let Some(backend) = Backend::of(kind).await else { return };
+    let Some(backend) = Backend::of(kind).await else {
+        return;
+    };
     filled(&backend.store, "s", "ann").await;
     let lenient = backend.sealed(&keys(&KEYS[..1]).accepting_unsealed(true));
     let held = claim(&lenient, "s", "ann").await.unwrap();
     assert_eq!(held.replay.len(), 2);
-    assert_eq!(write(&lenient, &held.lease, "id-of-mine", Change::Say("x")).await.unwrap(), 1);
-    assert_eq!(write(&lenient, &held.lease, "id-3", Change::Say("y")).await.unwrap(), 3);
+    assert_eq!(
+        write(&lenient, &held.lease, "id-of-mine", Change::Say("x"))
+            .await
+            .unwrap(),
+        1
+    );
+    assert_eq!(
+        write(&lenient, &held.lease, "id-3", Change::Say("y"))
+            .await
+            .unwrap(),
+        3
+    );
     assert_eq!(lenient.read(&held.lease).await.unwrap().history.len(), 2);
     let strict = backend.sealed(&keys(&KEYS[..1]));
-    assert!(matches!(strict.read(&held.lease).await, Err(StoreError::Unreadable(SealError::Unsealed))));
+    assert!(matches!(
+        strict.read(&held.lease).await,
+        Err(StoreError::Unreadable(SealError::Unsealed))
+    ));
 }

@@ -6,19 +6,18 @@
     reason = "these are tests"
 )]
 
+#[path = "stores/model.rs"]
+mod model;
 mod support;
 
-use std::{
-    sync::Arc,
-    time::Duration,
-};
+use std::{sync::Arc, time::Duration};
 
 use rstest::rstest;
 use serde_json::{Value, json};
 use session_server::{
     store::{
-        Change, Claim, ClaimRequest, Lease, MAX_HISTORY, MAX_IDS, MAX_OUTBOX, MAX_VALUES, PostgresStore, Reply, Section,
-        Store, StoreError, Takeover, Write,
+        Change, Claim, ClaimRequest, Lease, MAX_HISTORY, MAX_IDS, MAX_OUTBOX, MAX_VALUES, PostgresStore,
+        Reply, Section, Store, StoreError, Takeover, Write,
     },
     token::{Identity, Permissions},
 };
@@ -91,7 +90,11 @@ async fn expire_all(backend: &Backend) {
         Kind::Redis => {
             let client = redis::Client::open(backend.url.as_str()).unwrap();
             let mut connection = client.get_multiplexed_async_connection().await.unwrap();
-            let keys: Vec<String> = redis::cmd("KEYS").arg("*").query_async(&mut connection).await.unwrap();
+            let keys: Vec<String> = redis::cmd("KEYS")
+                .arg("*")
+                .query_async(&mut connection)
+                .await
+                .unwrap();
             for key in keys {
                 let set: bool = redis::cmd("PEXPIREAT")
                     .arg(key)
@@ -115,7 +118,9 @@ async fn expire_all(backend: &Backend) {
 #[case::postgres(Kind::Postgres)]
 #[tokio::test]
 async fn a_claim_takes_the_session_from_whoever_had_it(#[case] kind: Kind) {
-    let Some(backend) = Backend::of(kind).await else { return };
+    let Some(backend) = Backend::of(kind).await else {
+        return;
+    };
     let store = &backend.store;
     assert!(!store.may_claim("s", "ann").await.unwrap());
     let first = claim(store, "s").await;
@@ -131,7 +136,10 @@ async fn a_claim_takes_the_session_from_whoever_had_it(#[case] kind: Kind) {
         ..second.lease.clone()
     };
     for stale in [&first.lease, &forged] {
-        assert!(matches!(say(store, stale, "c-2", 0).await, Err(StoreError::Stale)));
+        assert!(matches!(
+            say(store, stale, "c-2", 0).await,
+            Err(StoreError::Stale)
+        ));
         assert!(matches!(store.read(stale).await, Err(StoreError::Stale)));
         assert!(matches!(store.touch(stale).await, Err(StoreError::Stale)));
     }
@@ -150,18 +158,26 @@ async fn a_claim_takes_the_session_from_whoever_had_it(#[case] kind: Kind) {
 #[case::postgres(Kind::Postgres)]
 #[tokio::test]
 async fn a_session_is_its_users_in_every_access(#[case] kind: Kind) {
-    let Some(backend) = Backend::of(kind).await else { return };
+    let Some(backend) = Backend::of(kind).await else {
+        return;
+    };
     let store = &backend.store;
     let held = claim(store, "s").await.lease;
     say(store, &held, "c-1", 0).await.unwrap();
-    assert!(matches!(store.may_claim("s", "bob").await, Err(StoreError::Forbidden)));
+    assert!(matches!(
+        store.may_claim("s", "bob").await,
+        Err(StoreError::Forbidden)
+    ));
     let taken = claim_as(store, "s", &user("bob"), 0).await;
     assert!(matches!(taken, Err(StoreError::Forbidden)));
     let bobs = Lease {
         user: "bob".into(),
         ..held.clone()
     };
-    assert!(matches!(say(store, &bobs, "c-2", 0).await, Err(StoreError::Forbidden)));
+    assert!(matches!(
+        say(store, &bobs, "c-2", 0).await,
+        Err(StoreError::Forbidden)
+    ));
     assert!(matches!(store.read(&bobs).await, Err(StoreError::Forbidden)));
     assert!(matches!(store.touch(&bobs).await, Err(StoreError::Forbidden)));
     assert_eq!(store.read(&held).await.unwrap().history.len(), 1);
@@ -173,7 +189,9 @@ async fn a_session_is_its_users_in_every_access(#[case] kind: Kind) {
 #[case::postgres(Kind::Postgres)]
 #[tokio::test]
 async fn a_message_is_applied_once_and_everything_is_bounded(#[case] kind: Kind) {
-    let Some(backend) = Backend::of(kind).await else { return };
+    let Some(backend) = Backend::of(kind).await else {
+        return;
+    };
     let store = &backend.store;
     let held = claim(store, "s").await.lease;
     let many = MAX_IDS as u64 + 1;
@@ -198,7 +216,10 @@ async fn a_message_is_applied_once_and_everything_is_bounded(#[case] kind: Kind)
     assert_eq!(say(store, &again.lease, "c-1", 0).await.unwrap().seq, many + 1);
     let short = claim_as(store, "s", &user("ann"), 0).await.unwrap();
     assert_eq!(seqs(&short.replay), [many + 2]);
-    assert_eq!(claim_as(store, "s", &user("ann"), u64::MAX).await.unwrap().replay, []);
+    assert_eq!(
+        claim_as(store, "s", &user("ann"), u64::MAX).await.unwrap().replay,
+        []
+    );
 }
 
 #[rstest]
@@ -207,12 +228,16 @@ async fn a_message_is_applied_once_and_everything_is_bounded(#[case] kind: Kind)
 #[case::postgres(Kind::Postgres)]
 #[tokio::test]
 async fn values_are_kept_by_name_and_bounded(#[case] kind: Kind) {
-    let Some(backend) = Backend::of(kind).await else { return };
+    let Some(backend) = Backend::of(kind).await else {
+        return;
+    };
     let store = &backend.store;
     let held = claim(store, "s").await.lease;
     let deep = json!({"goal": [1, {"deep": null}], "text": "grüße\u{0}"});
     for n in 0..MAX_VALUES {
-        set(store, &held, &format!("s-{n}"), &format!("a/{n}"), &json!(n)).await.unwrap();
+        set(store, &held, &format!("s-{n}"), &format!("a/{n}"), &json!(n))
+            .await
+            .unwrap();
     }
     let more = set(store, &held, "more", "new", &deep).await;
     assert!(matches!(more, Err(StoreError::Full)));
@@ -221,7 +246,10 @@ async fn values_are_kept_by_name_and_bounded(#[case] kind: Kind) {
     assert_eq!((state.tools.len(), &state.tools["a/0"]), (MAX_VALUES, &deep));
     assert!(state.context.is_empty() && state.history.is_empty());
     // The refused one left no trace: under the same id it can be said again.
-    assert_eq!(say(store, &held, "more", 0).await.unwrap().seq, MAX_VALUES as u64 + 2);
+    assert_eq!(
+        say(store, &held, "more", 0).await.unwrap().seq,
+        MAX_VALUES as u64 + 2
+    );
 }
 
 #[rstest]
@@ -230,7 +258,9 @@ async fn values_are_kept_by_name_and_bounded(#[case] kind: Kind) {
 #[case::postgres(Kind::Postgres)]
 #[tokio::test]
 async fn tier_and_permissions_are_those_of_the_last_connect(#[case] kind: Kind) {
-    let Some(backend) = Backend::of(kind).await else { return };
+    let Some(backend) = Backend::of(kind).await else {
+        return;
+    };
     let store = &backend.store;
     claim(store, "s").await;
     let less = Identity {
@@ -249,7 +279,9 @@ async fn tier_and_permissions_are_those_of_the_last_connect(#[case] kind: Kind) 
 #[case::postgres(Kind::Postgres)]
 #[tokio::test]
 async fn a_session_expires_unless_it_is_used(#[case] kind: Kind) {
-    let Some(backend) = Backend::of(kind).await else { return };
+    let Some(backend) = Backend::of(kind).await else {
+        return;
+    };
     let store = &backend.store;
     let held = claim(store, "s").await.lease;
     say(store, &held, "c-1", 0).await.unwrap();
@@ -271,7 +303,9 @@ async fn a_session_expires_unless_it_is_used(#[case] kind: Kind) {
 #[case::postgres(Kind::Postgres)]
 #[tokio::test]
 async fn who_loses_a_session_is_told(#[case] kind: Kind) {
-    let Some(backend) = Backend::of(kind).await else { return };
+    let Some(backend) = Backend::of(kind).await else {
+        return;
+    };
     let store = &backend.store;
     let stop = CancellationToken::new();
     let mut takeovers = store.takeovers("a0", stop.clone());
@@ -304,7 +338,9 @@ async fn who_loses_a_session_is_told(#[case] kind: Kind) {
 async fn many_writers_with_stale_claims_lose_and_double_nothing(#[case] kind: Kind) {
     const WRITERS: usize = 8;
     const ROUNDS: usize = 5;
-    let Some(backend) = Backend::of(kind).await else { return };
+    let Some(backend) = Backend::of(kind).await else {
+        return;
+    };
     let store = Arc::new(backend.store.clone());
     let answered = Arc::new(Mutex::new(Vec::new()));
     let refused = Arc::new(Mutex::new(Vec::new()));
@@ -332,7 +368,11 @@ async fn many_writers_with_stale_claims_lose_and_double_nothing(#[case] kind: Ki
     assert_eq!(end.lease.epoch as usize, WRITERS * ROUNDS + 1);
     let mut answered = answered.lock().await.clone();
     answered.sort();
-    let kept: Vec<_> = end.replay.into_iter().map(|reply| (reply.seq, reply.id)).collect();
+    let kept: Vec<_> = end
+        .replay
+        .into_iter()
+        .map(|reply| (reply.seq, reply.id))
+        .collect();
     assert_eq!(kept, answered);
     assert_eq!(end.seq as usize, answered.len());
     assert_eq!(answered.len() + refused.lock().await.len(), WRITERS * ROUNDS * 5);
@@ -346,7 +386,9 @@ async fn many_writers_with_stale_claims_lose_and_double_nothing(#[case] kind: Ki
 #[tokio::test]
 async fn an_outage_loses_nothing_that_was_answered(#[case] kind: Kind) {
     const CLIENTS: usize = 8;
-    let Some(mut backend) = Backend::restartable(kind).await else { return };
+    let Some(mut backend) = Backend::restartable(kind).await else {
+        return;
+    };
     let server = backend.server().await;
     let said = Arc::new(tokio::sync::Semaphore::new(0));
     let stop = CancellationToken::new();
@@ -361,7 +403,9 @@ async fn an_outage_loses_nothing_that_was_answered(#[case] kind: Kind) {
                 let mut outages = 0;
                 while !stop.is_cancelled() {
                     let id = format!("c-{}", answered + 1);
-                    client.send(json!({"type": "say", "id": id, "text": id, "ack": answered})).await;
+                    client
+                        .send(json!({"type": "say", "id": id, "text": id, "ack": answered}))
+                        .await;
                     match client.reply_to(&id).await {
                         Some(Ok(seq)) => {
                             // Its number says that nothing before it was lost or doubled.
@@ -388,8 +432,13 @@ async fn an_outage_loses_nothing_that_was_answered(#[case] kind: Kind) {
                     }
                 }
                 let history = client.state().await["history"].clone();
-                let last = history.as_array().unwrap().last().unwrap()["seq"].clone();
-                assert_eq!(last, json!(answered));
+                let last = history
+                    .as_array()
+                    .unwrap()
+                    .last()
+                    .map_or(0, |entry| entry["seq"].as_u64().unwrap());
+                // Whoever began late may have had no answer at all.
+                assert_eq!(last, answered);
                 outages
             })
         })
@@ -415,7 +464,9 @@ async fn an_outage_loses_nothing_that_was_answered(#[case] kind: Kind) {
 
 #[tokio::test]
 async fn ten_servers_that_start_at_once_bring_up_one_schema() {
-    let Some(backend) = Backend::postgres().await else { return };
+    let Some(backend) = Backend::postgres().await else {
+        return;
+    };
     let starts = (0..10).map(|n| {
         let url = backend.url.clone();
         tokio::spawn(async move {
@@ -429,14 +480,21 @@ async fn ten_servers_that_start_at_once_bring_up_one_schema() {
     // And a server that starts on a database that was wiped under it.
     claim(&backend.store, "s").await;
     execute(&backend.url, "DROP SCHEMA session_server CASCADE").await;
-    assert!(matches!(backend.store.may_claim("s", "ann").await, Err(StoreError::Unavailable(_))));
+    assert!(matches!(
+        backend.store.may_claim("s", "ann").await,
+        Err(StoreError::Unavailable(_))
+    ));
     assert!(!claim(&backend.store, "s").await.found);
 }
 
 #[tokio::test]
 async fn expired_sessions_are_deleted_by_one_server_at_a_time() {
-    let Some(backend) = Backend::postgres().await else { return };
-    let Store::Postgres(store) = &backend.store else { panic!() };
+    let Some(backend) = Backend::postgres().await else {
+        return;
+    };
+    let Store::Postgres(store) = &backend.store else {
+        panic!()
+    };
     for n in 0..120 {
         let held = claim(&backend.store, &format!("s-{n}")).await.lease;
         say(&backend.store, &held, "c-1", 0).await.unwrap();
@@ -444,11 +502,17 @@ async fn expired_sessions_are_deleted_by_one_server_at_a_time() {
     assert_eq!(store.sweep().await.unwrap(), 0);
     expire_all(&backend).await;
     let held = claim(&backend.store, "s-7").await.lease;
-    let (busy, connection) = tokio_postgres::connect(&backend.url, tokio_postgres::NoTls).await.unwrap();
+    let (busy, connection) = tokio_postgres::connect(&backend.url, tokio_postgres::NoTls)
+        .await
+        .unwrap();
     tokio::spawn(connection);
-    busy.batch_execute("SELECT pg_advisory_lock(1936028531, 2)").await.unwrap();
+    busy.batch_execute("SELECT pg_advisory_lock(1936028531, 2)")
+        .await
+        .unwrap();
     assert_eq!(store.sweep().await.unwrap(), 0, "another is at it");
-    busy.batch_execute("SELECT pg_advisory_unlock(1936028531, 2)").await.unwrap();
+    busy.batch_execute("SELECT pg_advisory_unlock(1936028531, 2)")
+        .await
+        .unwrap();
     assert_eq!(store.sweep().await.unwrap(), 119);
     let left = "SELECT (SELECT count(*) FROM session_server.sessions) + (SELECT count(*) FROM session_server.outbox)";
     let left: i64 = busy.query_one(left, &[]).await.unwrap().get(0);
@@ -458,11 +522,16 @@ async fn expired_sessions_are_deleted_by_one_server_at_a_time() {
 
 #[tokio::test]
 async fn tls_is_demanded_where_the_url_says_so() {
-    let Some(backend) = Backend::postgres().await else { return };
+    let Some(backend) = Backend::postgres().await else {
+        return;
+    };
     let url = backend.url.replace("sslmode=disable", "sslmode=require");
     let store = Store::Postgres(PostgresStore::new(&url, TTL, None).unwrap());
     // The test's server has none.
-    assert!(matches!(store.may_claim("s", "ann").await, Err(StoreError::Unavailable(_))));
+    assert!(matches!(
+        store.may_claim("s", "ann").await,
+        Err(StoreError::Unavailable(_))
+    ));
     let missing = std::path::Path::new("/nonexistent/ca.pem");
     assert!(PostgresStore::new(&url, TTL, Some(missing)).is_err());
     assert!(PostgresStore::new("postgres://ann@db/x?sslmode=maybe", TTL, None).is_err());

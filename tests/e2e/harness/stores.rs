@@ -41,7 +41,11 @@ impl Keeper {
     fn end(self) -> &'static [&'static str] {
         match self {
             Self::Redis => &["redis-cli", "shutdown", "nosave"],
-            Self::Postgres => &["/bin/sh", "-c", "exec \"$PGBIN/pg_ctl\" stop -D \"$PGDATA\" -m immediate -W"],
+            Self::Postgres => &[
+                "/bin/sh",
+                "-c",
+                "exec \"$PGBIN/pg_ctl\" stop -D \"$PGDATA\" -m immediate -W",
+            ],
         }
     }
 }
@@ -97,8 +101,15 @@ impl Case {
         .await?;
         self.poll("Redis to have its disk", BACK, async || {
             let pods = self.pods_of(Keeper::Redis).await?;
-            let has_disk = |pod: &Pod| pod.spec.as_ref().is_some_and(|s| s.termination_grace_period_seconds == Some(2));
-            Ok(pods.len() == 1 && pods.iter().all(|pod| has_disk(pod) && restarts(pod).is_some_and(|r| r.1)))
+            let has_disk = |pod: &Pod| {
+                pod.spec
+                    .as_ref()
+                    .is_some_and(|s| s.termination_grace_period_seconds == Some(2))
+            };
+            Ok(pods.len() == 1
+                && pods
+                    .iter()
+                    .all(|pod| has_disk(pod) && restarts(pod).is_some_and(|r| r.1)))
         })
         .await
     }
@@ -106,19 +117,34 @@ impl Case {
     /// Ends the container of a keeper, and waits until it is back. Its pod and what it wrote stay.
     pub async fn crash(&self, keeper: Keeper) -> Result<()> {
         let pods = self.pods_of(keeper).await?;
-        ensure!(pods.len() == 1, "there are {} pods of {}", pods.len(), keeper.name());
+        ensure!(
+            pods.len() == 1,
+            "there are {} pods of {}",
+            pods.len(),
+            keeper.name()
+        );
         let pod = pods[0].metadata.name.clone().context("a pod without a name")?;
         let (before, _) = restarts(&pods[0]).context("no container runs")?;
         let mut exec = Command::new(&self.settings.kubectl);
-        exec.args(["--namespace", &self.namespace, "exec", &pod, "--container", keeper.name(), "--"])
-            .args(keeper.end())
-            .stdin(Stdio::null())
-            .kill_on_drop(true);
+        exec.args([
+            "--namespace",
+            &self.namespace,
+            "exec",
+            &pod,
+            "--container",
+            keeper.name(),
+            "--",
+        ])
+        .args(keeper.end())
+        .stdin(Stdio::null())
+        .kill_on_drop(true);
         // The container may end under the command: only its end counts.
         let said = tokio::time::timeout(TOLD, exec.output()).await;
         self.poll(&format!("{} to be back", keeper.name()), BACK, async || {
             let pods = self.pods_of(keeper).await?;
-            Ok(pods.iter().any(|pod| restarts(pod).is_some_and(|(count, ready)| count > before && ready)))
+            Ok(pods
+                .iter()
+                .any(|pod| restarts(pod).is_some_and(|(count, ready)| count > before && ready)))
         })
         .await
         .with_context(|| format!("kubectl said {said:?}"))
@@ -145,5 +171,7 @@ fn with_a_disk(container: &Value) -> Value {
 /// How often the container of a pod was started again, and whether it is ready.
 fn restarts(pod: &Pod) -> Option<(i32, bool)> {
     let statuses = pod.status.as_ref()?.container_statuses.as_ref()?;
-    statuses.first().map(|status| (status.restart_count, status.ready))
+    statuses
+        .first()
+        .map(|status| (status.restart_count, status.ready))
 }
