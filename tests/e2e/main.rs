@@ -18,3 +18,4 @@ mod rehearsal;
 mod release;
 mod routes;
 mod sidecar;
+mod stores;

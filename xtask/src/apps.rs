@@ -1,4 +1,4 @@
-//! Applications of other stacks: what end-to-end tests roll out, and hold sessions with, beside our own service. Each is a
+//! Applications of other stacks: what end-to-end tests roll out, and hold sessions with or in, beside our own service. Each is a
 //! directory of sources with locked dependencies; here they become images, and programs that this host runs.
 
 use std::{
@@ -39,10 +39,12 @@ enum Stack {
     Go,
     /// A program of this workspace.
     Rust,
+    /// Not an application but what one keeps its sessions in: Debian's server, and a script that starts it.
+    Postgres,
 }
 
 /// All of them.
-const APPS: [App; 7] = [
+const APPS: [App; 8] = [
     app("node", "tests/e2e/apps/node", Stack::Node),
     app("python", "tests/e2e/apps/python", Stack::Python),
     app("go", "tests/e2e/apps/go", Stack::Go),
@@ -50,6 +52,7 @@ const APPS: [App; 7] = [
     app("native-python", "examples/native/python", Stack::Python),
     app("native-go", "examples/native/go", Stack::Go),
     app("native-rust", "examples/native/rust", Stack::Rust),
+    app("postgres", "tests/e2e/apps/postgres", Stack::Postgres),
 ];
 
 const fn app(name: &'static str, dir: &'static str, stack: Stack) -> App {
@@ -91,6 +94,15 @@ pub fn prepare(name: &str, install: bool) -> Result<Prepared> {
         Stack::Rust => {
             let program = cargo::build_package(&dir)?;
             compiled(&cluster, app, dir, program)
+        }
+        Stack::Postgres => {
+            host::ensure(&host::POSTGRES, install)?;
+            Ok(Prepared {
+                image: put(&cluster, app, postgres(&dir)?)?,
+                dir,
+                run: Vec::new(),
+                env: BTreeMap::new(),
+            })
         }
     }
 }
@@ -215,6 +227,44 @@ fn compiled(cluster: &ClusterHandle, app: &App, dir: PathBuf, program: PathBuf) 
     })
 }
 
+/// Debian's PostgreSQL with what it needs to make a database and to serve it, at the paths that it was built for.
+fn postgres(dir: &Path) -> Result<Image> {
+    let home = host::newest_version("/usr/lib/postgresql", "bin/postgres")
+        .context("there is no PostgreSQL below /usr/lib/postgresql")?;
+    let bin = home.join("bin");
+    let share = Path::new("/usr/share/postgresql").join(home.file_name().unwrap_or_default());
+    // initdb starts the server through a shell.
+    let mut image = Image::new(&["/bin/sh", "/app/start.sh"])
+        .program(&real("sh")?, "/bin/sh")?
+        .system()?
+        .tree(dir, APP, |_| false)?
+        .tree(&share, &share.to_string_lossy(), not_for_a_database)?
+        .env("PGBIN", &bin.to_string_lossy())
+        .env("PGDATA", "/data/db");
+    for name in ["postgres", "initdb", "pg_ctl"] {
+        let program = bin.join(name);
+        image = image.program(&program, &program.to_string_lossy())?;
+    }
+    for plug_in in plug_ins(&home.join("lib"))? {
+        let name = plug_in
+            .file_stem()
+            .unwrap_or_default()
+            .to_string_lossy()
+            .into_owned();
+        if ["plpgsql", "dict_snowball"].contains(&name.as_str()) || name.contains("_and_") {
+            image = image.program(&plug_in, &plug_in.to_string_lossy())?;
+        }
+    }
+    Ok(image)
+}
+
+/// Manuals, translations, and extensions that nobody asks for.
+fn not_for_a_database(path: &Path) -> bool {
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    let is_extension = path.starts_with("extension") && path != Path::new("extension");
+    name == "man" || name == "locale" || (is_extension && !name.starts_with("plpgsql"))
+}
+
 /// The files of a Go program, by name.
 fn sources(dir: &Path) -> Result<Vec<String>> {
     let listed = fs::read_dir(dir).with_context(|| format!("failed to read {}", dir.display()))?;
@@ -253,7 +303,7 @@ fn real(name: &str) -> Result<PathBuf> {
         .with_context(|| format!("failed to follow {}", found.display()))
 }
 
-/// Extension modules of Python that are there.
+/// Extension modules of Python, or of PostgreSQL, that are there.
 fn plug_ins(dir: &Path) -> Result<Vec<PathBuf>> {
     if !dir.is_dir() {
         return Ok(Vec::new());
@@ -311,6 +361,15 @@ mod tests {
         for app in APPS {
             assert!(paths::root().join(app.dir).is_dir(), "{}", app.dir);
         }
+    }
+
+    #[test]
+    fn databases_come_without_what_nobody_asks_for() {
+        assert!(not_for_a_database(Path::new("man")));
+        assert!(not_for_a_database(Path::new("extension/cube.control")));
+        assert!(!not_for_a_database(Path::new("extension")));
+        assert!(!not_for_a_database(Path::new("extension/plpgsql.control")));
+        assert!(!not_for_a_database(Path::new("tsearch_data/english.stop")));
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! What the host must have for the embedded cluster and for foreign stacks, and its installation on Debian and Ubuntu.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, bail};
 
@@ -15,6 +15,8 @@ enum Sign {
     File(&'static str),
     /// A command that succeeds.
     Answers(&'static [&'static str]),
+    /// A file in the directory of any version: `/usr/lib/postgresql/15/bin/postgres`.
+    Versioned(&'static str, &'static str),
 }
 
 /// A piece the host needs: how it shows, the Debian package that brings it, and why.
@@ -78,6 +80,13 @@ pub const REDIS: [Piece; 1] = [program(
     "is what the Redis image of tests and demo is made of",
 )];
 
+/// For the PostgreSQL image. Debian keeps its programs off the search path, in a directory per version.
+pub const POSTGRES: [Piece; 1] = [Piece {
+    sign: Sign::Versioned("/usr/lib/postgresql", "bin/postgres"),
+    package: "postgresql",
+    purpose: "is what the PostgreSQL image of tests is made of; Debian starts a server of it as well",
+}];
+
 /// For the client's test in a browser.
 pub const BROWSER: [Piece; 1] = [program(
     "chromium",
@@ -94,8 +103,19 @@ impl Piece {
                 shell::succeeds(shell::command(program).args(arguments))
             }
             Sign::Answers([]) => true,
+            Sign::Versioned(dir, file) => newest_version(dir, file).is_some(),
         }
     }
+}
+
+/// The directory of the newest version below `dir` that has `file`.
+pub fn newest_version(dir: &str, file: &str) -> Option<PathBuf> {
+    let version = |path: &PathBuf| -> Option<u32> { path.file_name()?.to_str()?.parse().ok() };
+    std::fs::read_dir(dir)
+        .ok()?
+        .filter_map(|entry| Some(entry.ok()?.path()))
+        .filter(|path| path.join(file).is_file())
+        .max_by_key(version)
 }
 
 /// Sees to it that all pieces are there; installs what is missing when `install` says so and the host is a Debian.
@@ -182,6 +202,21 @@ mod tests {
             .unwrap_err()
             .to_string();
         assert!(error.contains("nothing (is missing)"), "{error}");
+    }
+
+    #[test]
+    fn the_newest_version_is_chosen_by_number() {
+        let dir = std::env::temp_dir().join(format!("wsroll-versions-{}", std::process::id()));
+        for version in ["9", "15", "17"] {
+            std::fs::create_dir_all(dir.join(version).join("bin")).unwrap();
+        }
+        for version in ["9", "15"] {
+            std::fs::write(dir.join(version).join("bin/postgres"), "").unwrap();
+        }
+        let newest = newest_version(dir.to_str().unwrap(), "bin/postgres");
+        std::fs::remove_dir_all(&dir).unwrap();
+        assert_eq!(newest, Some(dir.join("15")));
+        assert_eq!(newest_version("/nonexistent", "bin/postgres"), None);
     }
 
     #[test]

@@ -23,6 +23,9 @@ const PROGRAMS: &str = "/usr/local/bin";
 /// Redis's program under the name its package gives it; it serves when called `redis-server`.
 const REDIS_PROGRAM: &str = "redis-check-rdb";
 
+/// Redis's client, by which tests end a server in its container.
+const REDIS_CLIENT: &str = "redis-cli";
+
 /// Builds the images and puts them into the cluster. In a cluster that is not ours they must be there
 /// already: then their references come from the environment. So they do wherever it names all of them.
 pub fn build(cluster: &ClusterHandle, install: bool) -> Result<Images> {
@@ -39,16 +42,16 @@ pub fn build(cluster: &ClusterHandle, install: bool) -> Result<Images> {
             .system()?
             .certificates()
     };
-    let redis =
-        shell::which(REDIS_PROGRAM).with_context(|| format!("{REDIS_PROGRAM} is not in the search path"))?;
+    let found = |name: &str| shell::which(name).with_context(|| format!("{name} is not in the search path"));
+    let redis = redis_image(&found(REDIS_PROGRAM)?, &found(REDIS_CLIENT)?)?;
     Ok(Images {
         wsroll: put(cluster, "wsroll", &ours("wsroll")?)?,
         server: put(cluster, "session-server", &ours("session-server")?)?,
-        redis: put(cluster, "redis", &redis_image(&redis)?)?,
+        redis: put(cluster, "redis", &redis)?,
     })
 }
 
-fn redis_image(program: &Path) -> Result<Image> {
+fn redis_image(program: &Path, client: &Path) -> Result<Image> {
     let path = format!("{PROGRAMS}/redis-server");
     let settings = "--bind 0.0.0.0 --protected-mode no --appendonly no --dir /tmp --save";
     let start: Vec<&str> = [path.as_str()]
@@ -56,7 +59,10 @@ fn redis_image(program: &Path) -> Result<Image> {
         .chain(settings.split(' '))
         .chain([""])
         .collect();
-    Image::new(&start).program(program, &path)?.system()
+    Image::new(&start)
+        .program(program, &path)?
+        .program(client, &format!("{PROGRAMS}/{REDIS_CLIENT}"))?
+        .system()
 }
 
 fn put(cluster: &ClusterHandle, name: &str, image: &Image) -> Result<String> {
@@ -114,7 +120,8 @@ mod tests {
 
     #[test]
     fn redis_saves_nothing() {
-        let image = redis_image(&shell::which("sh").unwrap()).unwrap();
+        let sh = shell::which("sh").unwrap();
+        let image = redis_image(&sh, &sh).unwrap();
         assert!(format!("{image:?}").contains("\"--save\", \"\""));
     }
 }

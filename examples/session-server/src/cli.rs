@@ -1,6 +1,12 @@
 //! Command line and environment.
 
-use std::{fs, io, net::SocketAddr, path::{Path, PathBuf}, process::ExitCode, time::Duration};
+use std::{
+    fs, io,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    process::ExitCode,
+    time::Duration,
+};
 
 use anyhow::{Context as _, Result, bail};
 use clap::{Args, Parser, Subcommand};
@@ -259,10 +265,10 @@ fn outer_store(
     connections: usize,
     keys: StateKeys,
 ) -> Result<Store> {
-    let problem =
-        "STORE must be memory, redis://host:port or postgres://user:password@host:port/database";
+    let problem = "STORE must be memory, redis://host:port or postgres://user:password@host:port/database";
     if url.starts_with("postgres://") || url.starts_with("postgresql://") {
-        let store = PostgresStore::new(url, ttl, authorities).and_then(|store| store.with_connections(connections));
+        let store =
+            PostgresStore::new(url, ttl, authorities).and_then(|store| store.with_connections(connections));
         return Ok(Store::Postgres(store.context(problem)?.sealed_by(keys)));
     }
     let store = RedisStore::new(url, ttl).context(problem)?;

@@ -16,7 +16,6 @@ use std::{
     },
 };
 
-
 use hmac::{Hmac, KeyInit, Mac};
 use serde::{Serialize, Serializer};
 use sha2::Sha256;
@@ -201,7 +200,10 @@ impl Clock {
     /// Seconds since 1970.
     pub fn now(&self) -> u64 {
         match self {
-            #[allow(clippy::disallowed_methods, reason = "this is the clock that the others are handed")]
+            #[allow(
+                clippy::disallowed_methods,
+                reason = "this is the clock that the others are handed"
+            )]
             Self::System => std::time::SystemTime::now()
                 .duration_since(std::time::UNIX_EPOCH)
                 .map_or(0, |since| since.as_secs()),
@@ -216,9 +218,7 @@ fn parse(body: &str) -> Option<Identity> {
     let (user, tier, permissions, expires) = match parts[..] {
         [user, tier] => (user, tier, Permissions::ALL, 0),
         [user, tier, permissions] => (user, tier, permissions.parse().ok()?, 0),
-        [user, tier, permissions, expires] => {
-            (user, tier, permissions.parse().ok()?, expires.parse().ok()?)
-        }
+        [user, tier, permissions, expires] => (user, tier, permissions.parse().ok()?, expires.parse().ok()?),
         _ => return None,
     };
     (is_name(user) && is_name(tier)).then(|| Identity {

@@ -120,6 +120,15 @@ fn the_token_command_signs_what_the_server_accepts() {
             .sign("ann", "gold")
             .unwrap()
     );
+    let less = run(
+        &["token", "--user", "ann", "--permissions", "say-state"],
+        &[("SESSION_KEY", KEY)],
+    );
+    assert!(
+        String::from_utf8(less.stdout)
+            .unwrap()
+            .starts_with("ann.free.say-state.0.")
+    );
     assert!(
         !run(&["token", "--user", "a.b"], &[("SESSION_KEY", KEY)])
             .status
@@ -134,6 +143,18 @@ fn a_configuration_that_cannot_work_is_refused() {
         (vec![], "SESSION_KEY"),
         (vec![("SESSION_KEY", KEY), ("FAULT", "mut")], "mut"),
         (vec![("SESSION_KEY", KEY), ("STORE", "mysql://x")], "STORE"),
+        (
+            vec![("SESSION_KEY", KEY), ("STORE", "postgres://x:port/y")],
+            "STORE",
+        ),
+        (
+            vec![("SESSION_KEY", KEY), ("STATE_KEY_FILE", "/nonexistent")],
+            "STATE_KEY_FILE",
+        ),
+        (
+            vec![("SESSION_KEY", KEY), ("STATE_KEY_FILE", "/dev/null")],
+            "no key",
+        ),
         (
             vec![("SESSION_KEY", KEY), ("WSROLL_TOKEN_FILE", "/dev/null")],
             "token",

@@ -232,7 +232,8 @@ async fn a_token_is_checked_again_at_every_resume(backend: &Backend) {
     };
     let mut client = Dial::identity(&ann).connect(&server).await;
     client.say("c-1", "x").await;
-    let again = |dial: Dial| dial.resume(&client.session, 1);
+    let session = client.session.clone();
+    let again = |dial: Dial| dial.resume(&session, 1);
     let forged = Dial {
         token: Some("ann.gold.say-set-state.0.00".to_owned()),
         ..Dial::default()
@@ -253,7 +254,9 @@ async fn a_token_is_checked_again_at_every_resume(backend: &Backend) {
 
 async fn what_a_lesser_token_does_not_permit_is_refused_after_the_resume(backend: &Backend) {
     let (old, new) = (backend.server().await, backend.server().await);
-    let mut client = Dial::identity(&identity("ann", Permissions::ALL)).connect(&old).await;
+    let mut client = Dial::identity(&identity("ann", Permissions::ALL))
+        .connect(&old)
+        .await;
     let set = json!({"type": "set", "id": "s-1", "section": "tools", "key": "k", "value": 1});
     client.send(set.clone()).await;
     assert_eq!(client.receive().await["seq"], 1);
@@ -261,17 +264,32 @@ async fn what_a_lesser_token_does_not_permit_is_refused_after_the_resume(backend
         tier: "free".to_owned(),
         ..identity("ann", "say-state".parse().unwrap())
     };
-    let mut resumed = Dial::identity(&less).resume(&client.session, 1).connect(&new).await;
+    let mut resumed = Dial::identity(&less)
+        .resume(&client.session, 1)
+        .connect(&new)
+        .await;
     resumed.send(set).await;
     let refused = resumed.receive().await;
-    assert_eq!((&refused["code"], &refused["id"]), (&json!("forbidden"), &json!("s-1")));
+    assert_eq!(
+        (&refused["code"], &refused["id"]),
+        (&json!("forbidden"), &json!("s-1"))
+    );
     assert_eq!(resumed.say("c-1", "x").await["seq"], 2);
     let state = resumed.state().await;
     assert_eq!(state["tools"], json!({"k": 1}));
-    assert_eq!((&state["tier"], &state["permissions"]), (&json!("free"), &json!(["say", "state"])));
+    assert_eq!(
+        (&state["tier"], &state["permissions"]),
+        (&json!("free"), &json!(["say", "state"]))
+    );
     let mute = identity("ann", Permissions::default());
-    let mut silent = Dial::identity(&mute).resume(&client.session, 2).connect(&new).await;
-    for message in [json!({"type": "say", "id": "c-2", "text": "x"}), json!({"type": "state", "id": "c-3"})] {
+    let mut silent = Dial::identity(&mute)
+        .resume(&client.session, 2)
+        .connect(&new)
+        .await;
+    for message in [
+        json!({"type": "say", "id": "c-2", "text": "x"}),
+        json!({"type": "state", "id": "c-3"}),
+    ] {
         silent.send(message).await;
         assert_eq!(silent.receive().await["code"], "forbidden");
     }

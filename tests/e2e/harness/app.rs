@@ -12,6 +12,11 @@ pub const PORT: u16 = 8080;
 /// Signs session tokens; as secret as a test can be.
 pub const SESSION_KEY: &str = "an-end-to-end-test-needs-no-secret";
 
+/// What the sessions' database asks for; likewise.
+pub const POSTGRES_PASSWORD: &str = "an-end-to-end-test-has-no-data";
+/// Seals what stands in a store: 32 bytes in base64.
+pub const STATE_KEY: &str = "YW4tZW5kLXRvLWVuZC10ZXN0LW5lZWRzLW5vLWtleXM=";
+
 /// A rollout to be applied.
 #[derive(Debug, Clone)]
 pub struct App {
@@ -20,6 +25,7 @@ pub struct App {
     store: String,
     patches: Vec<Value>,
     ready_by_port: bool,
+    sealed: bool,
 }
 
 impl App {
@@ -31,6 +37,7 @@ impl App {
             store: "redis://redis:6379".to_owned(),
             patches: Vec::new(),
             ready_by_port: false,
+            sealed: false,
         }
     }
 
@@ -45,6 +52,20 @@ impl App {
     #[must_use]
     pub fn in_memory(mut self) -> Self {
         "memory".clone_into(&mut self.store);
+        self
+    }
+
+    /// The same with its sessions in PostgreSQL: see [`Case::postgres`].
+    #[must_use]
+    pub fn postgres(mut self) -> Self {
+        self.store = format!("postgres://chat:{POSTGRES_PASSWORD}@postgres:5432/postgres");
+        self
+    }
+
+    /// The same with what it stores sealed by a key from a Secret.
+    #[must_use]
+    pub fn sealed(mut self) -> Self {
+        self.sealed = true;
         self
     }
 
@@ -130,6 +151,15 @@ impl App {
         });
         for patch in &self.patches {
             json_patch::merge(&mut rollout, patch);
+        }
+        if self.sealed {
+            let pod = &mut rollout["spec"]["template"]["spec"];
+            pod["volumes"] = json!([{"name": "state-key", "secret": {"secretName": "state-key"}}]);
+            pod["containers"][0]["volumeMounts"] =
+                json!([{"name": "state-key", "mountPath": "/var/run/chat", "readOnly": true}]);
+            if let Some(env) = pod["containers"][0]["env"].as_array_mut() {
+                env.push(json!({"name": "STATE_KEY_FILE", "value": "/var/run/chat/keys"}));
+            }
         }
         if self.ready_by_port {
             rollout["spec"]["template"]["spec"]["containers"][0]["readinessProbe"] =

@@ -9,6 +9,7 @@ mod objects;
 mod partition;
 mod settings;
 mod status;
+mod stores;
 mod stranger;
 mod visitor;
 
@@ -24,6 +25,7 @@ pub use load::{Load, Summary};
 pub use partition::Partition;
 pub use settings::Settings;
 pub use status::{reason_of, weight_of};
+pub use stores::Keeper;
 pub use stranger::Server;
 
 /// Longer than this no test runs.

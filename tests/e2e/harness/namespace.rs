@@ -9,7 +9,7 @@ use kube::{Api, ResourceExt as _};
 use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
 
-use super::app::{SESSION_KEY, route};
+use super::app::{SESSION_KEY, STATE_KEY, route};
 use super::{Case, objects};
 
 /// Name of the operator's objects in the shipped manifests.
@@ -85,6 +85,7 @@ impl Case {
             }
         }
         all.push(named(secret("session-key", "key", SESSION_KEY)));
+        all.push(named(secret("state-key", "keys", STATE_KEY)));
         all.push(named(secret("probe-token", "token", &token("probe", "gold"))));
         all.extend(redis(&self.settings.redis_image).map(named));
         all.push(route(self));

@@ -19,6 +19,8 @@ pub struct Settings {
     pub redis_image: String,
     /// The `wsroll` program on this host.
     pub wsroll: PathBuf,
+    /// The `kubectl` that reaches the cluster.
+    pub kubectl: PathBuf,
     /// The project's own tasks, which builds the applications that tests ask for.
     pub xtask: PathBuf,
     /// Nothing may be installed on this host for that.
@@ -45,6 +47,7 @@ impl Settings {
             server_image: told("WSROLL_E2E_SERVER_IMAGE"),
             redis_image: told("WSROLL_E2E_REDIS_IMAGE"),
             wsroll: told("WSROLL_E2E_WSROLL_BIN").into(),
+            kubectl: std::env::var_os("WSROLL_E2E_KUBECTL").map_or_else(|| "kubectl".into(), PathBuf::from),
             xtask: told("WSROLL_E2E_XTASK").into(),
             no_install: std::env::var("WSROLL_E2E_NO_INSTALL").is_ok(),
             keep: std::env::var("KEEP").is_ok_and(|keep| !keep.is_empty() && keep != "0"),

@@ -22,7 +22,7 @@ use self::{
 };
 use crate::{
     server::App,
-    store::{Change, ClaimRequest, Lease, Reply, StoreError, Write},
+    store::{Change, Claim, ClaimRequest, Lease, Reply, StoreError, Write},
     token::{Identity, Permissions},
 };
 
@@ -32,6 +32,8 @@ pub const SUPERSEDED: u16 = 4409;
 const MAX_BAD_MESSAGES: u32 = 20;
 /// Wait before a store that did not answer is asked again, on average.
 const CHECK_AGAIN: Duration = Duration::from_secs(2);
+/// How long a connect waits for a store that does not answer, before it is sent away.
+const CLAIM_WITHIN: Duration = Duration::from_secs(5);
 /// Longest time that a client can call itself busy for at once.
 const MAX_BUSY: Duration = Duration::from_hours(24);
 
@@ -107,7 +109,7 @@ where
         last: hello.last,
         forget: app.config.faults.forget,
     };
-    let claim = match app.config.store.claim(&request).await {
+    let claim = match claim(app, &request).await {
         Ok(claim) => claim,
         Err(error) => {
             app.store_failed(&error);
@@ -138,6 +140,19 @@ where
         Err(error) => conversation.cut(&error),
     };
     conversation.leave(leave).await
+}
+
+/// Takes the session. A store that is away for a moment costs the client a moment, and no further connect: it was let in
+/// while the store answered. A claim whose answer was lost is simply taken over by the next.
+async fn claim(app: &App, request: &ClaimRequest<'_>) -> Result<Claim, StoreError> {
+    let end = Instant::now() + CLAIM_WITHIN;
+    loop {
+        match app.config.store.claim(request).await {
+            Err(error @ StoreError::Unavailable(_)) if Instant::now() < end => app.store_failed(&error),
+            outcome => return outcome,
+        }
+        time::sleep(Duration::from_millis(rand::random_range(200..600))).await;
+    }
 }
 
 // === impl Conversation ===

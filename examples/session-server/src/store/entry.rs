@@ -38,7 +38,14 @@ impl Entries {
         let sealer = keys.of(&lease.user, &lease.session);
         let text = |kind, text: &str| {
             let id = write.id.into();
-            seal(&sealer, kind, &Text { id, text: text.into() })
+            seal(
+                &sealer,
+                kind,
+                &Text {
+                    id,
+                    text: text.into(),
+                },
+            )
         };
         let (history, value) = match &write.change {
             Change::Say(said) => (Some(text(Kind::History, said)?), None),

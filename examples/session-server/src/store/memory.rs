@@ -144,9 +144,7 @@ impl MemoryStore {
         let mut inner = self.lock();
         let now = Instant::now();
         let kept = inner.sessions.get_mut(&*lease.session);
-        let kept = kept
-            .filter(|kept| kept.expires > now)
-            .ok_or(StoreError::Gone)?;
+        let kept = kept.filter(|kept| kept.expires > now).ok_or(StoreError::Gone)?;
         if kept.state.user != *lease.user {
             return Err(StoreError::Forbidden);
         }

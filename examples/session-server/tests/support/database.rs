@@ -4,7 +4,7 @@ use std::{
     fs,
     os::unix::{fs::chown, process::CommandExt as _},
     path::{Path, PathBuf},
-    process::{Child, ChildStdin, Command, Stdio},
+    process::{Child, Command, Stdio},
     sync::{
         OnceLock,
         atomic::{AtomicU32, Ordering},
@@ -45,7 +45,8 @@ pub struct RealPostgres {
 /// The PostgreSQL that all tests of one suite share. It ends when this process does, however it does.
 struct Shared {
     port: u16,
-    _until_we_end: ChildStdin,
+    /// Holds the pipe that it waits on.
+    _until_we_end: Child,
 }
 
 impl RealRedis {
@@ -135,8 +136,12 @@ impl RealPostgres {
 
     /// As if the machine had lost its power: nothing is finished, nothing is written back.
     pub async fn stop(&mut self) {
-        let Some(mut child) = self.child.take() else { return };
-        let told = Command::new("kill").args(["-QUIT", &child.id().to_string()]).status();
+        let Some(mut child) = self.child.take() else {
+            return;
+        };
+        let told = Command::new("kill")
+            .args(["-QUIT", &child.id().to_string()])
+            .status();
         assert!(told.unwrap().success());
         eventually("postgres ends", async || child.try_wait().unwrap().is_some()).await;
     }
@@ -151,7 +156,9 @@ impl Drop for RealPostgres {
     fn drop(&mut self) {
         if let Some(mut child) = self.child.take() {
             // Its own children would outlive a SIGKILL for a moment.
-            let told = Command::new("kill").args(["-QUIT", &child.id().to_string()]).status();
+            let told = Command::new("kill")
+                .args(["-QUIT", &child.id().to_string()])
+                .status();
             if !told.is_ok_and(|status| status.success()) {
                 let _ = child.kill();
             }
@@ -201,11 +208,10 @@ fn shared() -> Option<Shared> {
         .stdout(Stdio::null())
         .stderr(Stdio::null());
     as_nobody(&mut shell, &dir);
-    let mut child = shell.spawn().unwrap();
-    let stdin = child.stdin.take().unwrap();
+    let child = shell.spawn().expect("a shell");
     Some(Shared {
         port,
-        _until_we_end: stdin,
+        _until_we_end: child,
     })
 }
 
@@ -222,8 +228,12 @@ fn init_database() -> Option<PathBuf> {
         .args(["--no-locale", "--no-sync", "--pgdata"])
         .arg(&dir);
     as_nobody(&mut command, &dir);
-    let output = command.output().unwrap();
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let output = command.output().expect("initdb");
+    assert!(
+        output.status.success(),
+        "{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
     Some(dir)
 }
 
@@ -240,7 +250,10 @@ fn postgres(dir: &Path, port: u16) -> Command {
     ] {
         command.args(["-c", setting]);
     }
-    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+    command
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null());
     as_nobody(&mut command, dir);
     command
 }
@@ -260,7 +273,12 @@ fn program(name: &str) -> Option<PathBuf> {
     let debian = fs::read_dir("/usr/lib/postgresql").into_iter().flatten();
     let mut versions: Vec<PathBuf> = debian.filter_map(|entry| Some(entry.ok()?.path())).collect();
     versions.sort();
-    found.extend(versions.into_iter().rev().map(|version| version.join("bin").join(name)));
+    found.extend(
+        versions
+            .into_iter()
+            .rev()
+            .map(|version| version.join("bin").join(name)),
+    );
     found.into_iter().find(|program| program.is_file())
 }
 
@@ -271,7 +289,11 @@ async fn until_serving(port: u16) {
         let asked = timeout(Duration::from_secs(2), tokio_postgres::connect(&url, NoTls)).await;
         match asked {
             Ok(Ok(_)) => return,
-            other => assert!(Instant::now() < end, "postgres did not start: {:?}", other.map(|_| ())),
+            other => assert!(
+                Instant::now() < end,
+                "postgres did not start: {:?}",
+                other.map(|_| ())
+            ),
         }
         sleep(Duration::from_millis(20)).await;
     }

@@ -10,7 +10,7 @@ use std::{
     time::Duration,
 };
 
-pub use self::database::{Kind, RealPostgres, RealRedis};
+pub use self::database::{Kind, RealPostgres, RealRedis, execute};
 
 use futures_util::{SinkExt as _, StreamExt as _};
 use serde_json::{Value, json};
@@ -326,6 +326,25 @@ impl Dial {
         client
     }
 
+    /// Connects and reads the welcome; none where it is refused or sent away before.
+    pub async fn try_connect(&self, server: &Server) -> Option<Client> {
+        let mut client = Client {
+            ws: self.open(server).await.ok()?,
+            session: String::new(),
+            epoch: 0,
+            resumed: false,
+            seq: 0,
+            revision: String::new(),
+        };
+        let Some(Ok(Message::Text(welcome))) = client.frame().await else {
+            return None;
+        };
+        let welcome: Value = serde_json::from_str(&welcome).unwrap();
+        client.session = welcome["session"].as_str().unwrap().into();
+        client.resumed = welcome["resumed"].as_bool().unwrap();
+        Some(client)
+    }
+
     /// Expects that the upgrade is refused.
     pub async fn refused(&self, server: &Server) -> StatusCode {
         match self.open(server).await {
@@ -397,6 +416,25 @@ impl Client {
                     }
                 }
                 Some(Ok(Message::Close(_)) | Err(_)) | None => return false,
+                Some(Ok(_)) => {}
+            }
+        }
+    }
+
+    /// Reads up to the reply to `id`: its number, or the error's code; none if the socket closes before.
+    pub async fn reply_to(&mut self, id: &str) -> Option<Result<u64, String>> {
+        loop {
+            match self.frame().await {
+                Some(Ok(Message::Text(text))) => {
+                    let message: Value = serde_json::from_str(&text).unwrap();
+                    if message["id"] == id {
+                        return Some(match message["seq"].as_u64() {
+                            Some(seq) => Ok(seq),
+                            None => Err(message["code"].as_str().unwrap().to_owned()),
+                        });
+                    }
+                }
+                Some(Ok(Message::Close(_)) | Err(_)) | None => return None,
                 Some(Ok(_)) => {}
             }
         }

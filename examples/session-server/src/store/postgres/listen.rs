@@ -19,7 +19,12 @@ const CHECK_EVERY: Duration = Duration::from_secs(10);
 pub(super) async fn listen(config: Config, tls: Tls, instance: String, sender: mpsc::Sender<Takeover>) {
     let mut failures = 0u32;
     while !sender.is_closed() {
-        match time::timeout(CONNECT_TIMEOUT, subscribe(&config, tls.clone(), &instance, &sender)).await {
+        match time::timeout(
+            CONNECT_TIMEOUT,
+            subscribe(&config, tls.clone(), &instance, &sender),
+        )
+        .await
+        {
             Ok(Ok((client, driver))) => {
                 failures = 0;
                 // Whatever was announced while nobody listened is lost: have every session looked at once.

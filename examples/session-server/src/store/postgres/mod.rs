@@ -256,12 +256,7 @@ impl PostgresStore {
 
     pub(super) fn takeovers(&self, instance: &str, stop: CancellationToken) -> Takeovers {
         let (sender, receiver) = mpsc::channel(TAKEOVER_QUEUE);
-        let listening = listen::listen(
-            self.config.clone(),
-            self.tls.clone(),
-            instance.to_owned(),
-            sender,
-        );
+        let listening = listen::listen(self.config.clone(), self.tls.clone(), instance.to_owned(), sender);
         tokio::spawn(async move {
             let _ = stop.run_until_cancelled(listening).await;
         });
@@ -378,12 +373,7 @@ fn pool(config: &Config, tls: &Tls, connections: usize) -> Result<Pool, SetupErr
         })
         .runtime(Runtime::Tokio1)
         .post_create(Hook::async_fn(|client, _| {
-            Box::pin(async move {
-                client
-                    .batch_execute(SETTINGS)
-                    .await
-                    .map_err(HookError::Backend)
-            })
+            Box::pin(async move { client.batch_execute(SETTINGS).await.map_err(HookError::Backend) })
         }))
         .build()
         .map_err(SetupError::Pool)

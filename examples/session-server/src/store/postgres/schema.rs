@@ -27,8 +27,13 @@ pub(super) async fn bring_up(client: &mut Client) -> Result<(), Error> {
 }
 
 async fn is_there(client: &Client) -> Result<bool, Error> {
+    // The catalog is read as a table: names are looked up in a cache, which would not hear of what another server has
+    // done while this one waited for the lock.
     let found = client
-        .query_one("SELECT to_regclass('session_server.version') IS NOT NULL", &[])
+        .query_one(
+            "SELECT EXISTS (SELECT FROM pg_catalog.pg_tables WHERE schemaname = 'session_server' AND tablename = 'version')",
+            &[],
+        )
         .await?;
     if !found.get::<_, bool>(0) {
         return Ok(false);
