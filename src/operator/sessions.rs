@@ -19,6 +19,7 @@ use crate::api::{RolloutStatus, ValidatedRollout};
 use crate::drain::protocol::{DEFAULT_PORT, SessionsReport};
 use crate::drain::{self, Token};
 use crate::engine::evidence::{ProbeEvidence, ProbeFigures, ProbeTarget};
+use crate::report::audit::{Cut, SeenAs};
 use crate::workload::pods::PodFacts;
 use crate::workload::{labels, replica_set, sidecar, token};
 
@@ -236,11 +237,17 @@ pub fn count_unannounced(
         .filter(|r| !r.exposed)
         .map(|r| r.canary.as_str());
     let mut memory = lock(memory);
-    let mut lost = 0;
+    let mut cuts = Vec::new();
+    let cut = |uid: &str, last: &LastSeen, seen| Cut {
+        uid: uid.to_owned(),
+        revision: last.revision.clone(),
+        sessions: last.open,
+        seen,
+    };
     memory.pods.retain(|uid, last| {
         let there = facts.contains_key(uid);
         if !there && last.revision.as_deref() != hidden && !last.dismissed {
-            lost += last.open;
+            cuts.push(cut(uid, last, SeenAs::PodGone));
         }
         there
     });
@@ -265,10 +272,16 @@ pub fn count_unannounced(
             && !last.instance.is_empty()
             && counts
         {
-            lost += last.open;
+            cuts.push(cut(uid, &last, SeenAs::PodRestarted));
         }
     }
-    memory.unannounced += lost;
+    cuts.retain(|cut| cut.sessions > 0);
+    memory.unannounced += cuts.iter().map(|cut| cut.sessions).sum::<u64>();
+    memory.cuts.extend(cuts);
+    let drains = polled.reports.iter();
+    memory.drains = drains
+        .filter_map(|(uid, report)| Some((uid.clone(), report.drain.clone()?)))
+        .collect();
 }
 
 /// Counts what the probes have seen since they were last counted: for the metrics, and the unannounced ends for the release.
