@@ -3,13 +3,18 @@
 use std::time::Duration;
 
 use clap::Args;
-use kube::api::{Api, Patch, PatchParams};
+use k8s_openapi::api::authentication::v1::SelfSubjectReview;
+use k8s_openapi::api::core::v1::ConfigMap;
+use kube::api::{Api, Patch, PatchParams, PostParams};
 use kube::{Client, ResourceExt as _};
 use serde_json::json;
 use tokio::time::timeout;
 
 use crate::api::status::Request;
 use crate::api::{ANNOTATION_REQUEST, WebSocketRollout};
+use crate::operator::stories;
+use crate::report::story::Stories;
+use crate::workload::labels;
 use crate::workload::labels::MANAGER_REQUEST;
 
 /// How long one call of the API server may take.
@@ -97,15 +102,62 @@ impl Target {
     }
 }
 
+/// The user's name in the kubeconfig's current context. It is a label that its owner chose.
+fn configured_user() -> Option<String> {
+    let config = kube::config::Kubeconfig::read().ok()?;
+    let current = config.current_context?;
+    let context = config.contexts.into_iter().find(|c| c.name == current)?;
+    context.context?.user
+}
+
 impl Rollout {
     /// Reads the rollout.
     pub async fn get(&self) -> Result<WebSocketRollout, Error> {
         self.call("get", self.api.get(&self.name)).await
     }
 
-    /// Writes the request annotation. Nothing that Git owns is touched.
-    pub async fn ask(&self, request: &Request) -> Result<(), Error> {
-        let text = json!(request).to_string();
+    /// Who the API server says that we are; else the user that the kubeconfig names, if any.
+    pub async fn user(&self) -> Option<String> {
+        let reviews: Api<SelfSubjectReview> = Api::all(self.api.clone().into_client());
+        let (review, params) = (SelfSubjectReview::default(), PostParams::default());
+        let answer = timeout(TIMEOUT, reviews.create(&params, &review)).await;
+        let known = answer.ok().and_then(Result::ok);
+        let user = known.and_then(|review| review.status?.user_info?.username);
+        user.or_else(configured_user)
+    }
+
+    /// The stories of the last releases that the operator keeps; none where there are none, or they may not be read.
+    pub async fn stories(&self, live: &WebSocketRollout) -> Stories {
+        let maps: Api<ConfigMap> = Api::namespaced(self.api.clone().into_client(), &self.namespace);
+        let name = stories::name(&self.name);
+        let found = match timeout(TIMEOUT, maps.get_opt(&name)).await {
+            Ok(Ok(found)) => found,
+            Ok(Err(error)) => {
+                // What the status tells is shown all the same.
+                tracing::warn!(
+                    config_map = name,
+                    error = &error as &dyn std::error::Error,
+                    "failed to read the stories of releases"
+                );
+                None
+            }
+            Err(_) => None,
+        };
+        let ours = |map: &ConfigMap| map.annotations().get(labels::ROLLOUT_UID) == live.uid().as_ref();
+        found
+            .filter(ours)
+            .as_ref()
+            .map(stories::stories_of)
+            .unwrap_or_default()
+    }
+
+    /// Writes the request annotation, with who asks where that is known. Nothing that Git owns is touched.
+    pub async fn ask(&self, request: &Request, by: Option<&str>) -> Result<(), Error> {
+        let mut asked = json!(request);
+        if let Some(by) = by {
+            asked["by"] = json!(by);
+        }
+        let text = asked.to_string();
         let patch = Patch::Merge(json!({"metadata": {"annotations": {ANNOTATION_REQUEST: text}}}));
         let params = PatchParams {
             field_manager: Some(MANAGER_REQUEST.to_owned()),

@@ -3,12 +3,14 @@
 pub mod cluster;
 pub mod conformance;
 pub mod crd;
+pub mod history;
 pub mod lint;
 pub mod load;
 pub mod operator;
 pub mod output;
 pub mod probe;
 pub mod rehearse;
+pub mod report;
 pub mod request;
 pub mod service;
 pub mod sidecar;
@@ -41,6 +43,10 @@ enum Verb {
     Sidecar(sidecar::SidecarArgs),
     /// Show where a rollout is: phase, weights, sessions, drain, verdict
     Status(status::StatusArgs),
+    /// Show the last releases: what they shipped, how long they took, how they ended
+    History(history::HistoryArgs),
+    /// Tell the story of one release: timeline, figures, verdicts, what to look at
+    Report(report::ReportArgs),
     /// Go on to the next step now
     Promote(request::RequestArgs),
     /// Stand still until `resume`
@@ -98,6 +104,8 @@ impl Verb {
             Self::Operator(args) => crate::operator::run(args).await,
             Self::Sidecar(args) => args.run().await,
             Self::Status(args) => args.run().await,
+            Self::History(args) => args.run().await,
+            Self::Report(args) => args.run().await,
             Self::Promote(args) => args.run(Request::Promote).await,
             Self::Pause(args) => args.run(Request::Pause).await,
             Self::Resume(args) => args.run(Request::Resume).await,
@@ -138,6 +146,11 @@ mod tests {
         for line in [
             "wsroll operator",
             "wsroll operator --namespace prod --listen 127.0.0.1:0",
+            "wsroll operator --audit stdout --audit file:/var/log/wsroll/audit.jsonl --audit https://logs.example.com/in --stories false",
+            "wsroll operator --audit stdout,file:/tmp/a.jsonl --audit-file-mib 1 --audit-files 2 --audit-header-file /etc/h",
+            "wsroll history chat -o yaml",
+            "kubectl-wsroll report chat --release 7 -o markdown",
+            "wsroll report chat --audit-file audit.jsonl -o json",
             "kubectl-wsroll status chat -n prod -o json",
             "wsroll promote chat -n prod --wait 0s",
             "wsroll pause chat",
@@ -160,6 +173,11 @@ mod tests {
             "wsroll",
             "wsroll promote",
             "wsroll lint",
+            "wsroll operator --audit file:relative",
+            "wsroll operator --audit https://jane:pw@logs.example.com/",
+            "wsroll operator --audit https://logs.example.com/?token=x",
+            "wsroll operator --audit ftp://logs.example.com/",
+            "wsroll report chat -o yaml",
             "wsroll promote chat --wait -1s",
             "wsroll rehearse --url ws://chat/ws --scenarios Fire",
             "wsroll rehearse --url ws://chat/ws --stop-command ./stop",

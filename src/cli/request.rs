@@ -56,7 +56,9 @@ impl RequestArgs {
     pub async fn run(self, verb: Verb) -> anyhow::Result<()> {
         let Self { target, wait, output } = self;
         let name = target.name.clone();
-        let answer = ask(&target.connect().await?, verb, wait).await?;
+        let rollout = target.connect().await?;
+        let by = rollout.user().await;
+        let answer = ask(&rollout, verb, by.as_deref(), wait).await?;
         let text = match (output, answer) {
             (Some(format), answer) => format.render(&answer)?,
             (None, Some(answer)) => format!("{name}: {verb}: {}\n", answer.message),
@@ -66,8 +68,13 @@ impl RequestArgs {
     }
 }
 
-/// Asks for `verb` and waits for the answer, at most `wait`; `None` when `wait` is zero.
-pub async fn ask(rollout: &Rollout, verb: Verb, wait: Duration) -> Result<Option<RequestResult>, Error> {
+/// Asks for `verb` and waits for the answer, at most `wait`; `None` when `wait` is zero. `by` is who asks, where that is known.
+pub async fn ask(
+    rollout: &Rollout,
+    verb: Verb,
+    by: Option<&str>,
+    wait: Duration,
+) -> Result<Option<RequestResult>, Error> {
     let present = rollout.get().await?;
     if let Some(reason) = pointless(&present, verb) {
         return Err(Error::Pointless(reason));
@@ -77,7 +84,7 @@ pub async fn ask(rollout: &Rollout, verb: Verb, wait: Duration) -> Result<Option
         release: release_number(&present),
         nonce: nonce(),
     };
-    rollout.ask(&request).await?;
+    rollout.ask(&request, by).await?;
     if wait.is_zero() {
         return Ok(None);
     }

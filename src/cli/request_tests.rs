@@ -37,7 +37,7 @@ fn asked(wait: Duration) -> (Server, JoinHandle<Result<Option<RequestResult>, Er
     let rollout = target.with(Client::new(service, "prod"));
     (
         server,
-        tokio::spawn(async move { ask(&rollout, Verb::Promote, wait).await }),
+        tokio::spawn(async move { ask(&rollout, Verb::Promote, Some("jane"), wait).await }),
     )
 }
 
@@ -79,7 +79,10 @@ async fn waits_for_the_answer_to_its_own_request() {
     let (mut server, asked) = asked(Duration::from_secs(10));
     expect(&mut server, Method::GET, 200, &rollout(&moving())).await;
     let request = patched(&mut server).await;
-    assert_eq!(request["verb"], "promote");
+    assert_eq!(
+        (&request["verb"], &request["by"]),
+        (&json!("promote"), &json!("jane"))
+    );
     expect(
         &mut server,
         Method::GET,

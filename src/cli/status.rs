@@ -9,6 +9,7 @@ use super::cluster::Target;
 use super::output::{self, Format, table};
 use crate::api::WebSocketRollout;
 use crate::api::status::{DrainStatus, Pace, RolloutStatus, State};
+use crate::report::story::page::short;
 
 /// Which rollout to show, and how.
 #[derive(Clone, Debug, Args)]
@@ -223,22 +224,6 @@ fn conditions(status: &RolloutStatus, now: Timestamp) -> Option<String> {
 
 fn age(from: Timestamp, to: Timestamp) -> String {
     short(to.duration_since(from))
-}
-
-/// Two units at most, as kubectl shows ages: `3m12s`, `2h5m`, `3d4h`. Never below zero.
-fn short(duration: SignedDuration) -> String {
-    let seconds = duration.as_secs().max(0);
-    let (days, hours, minutes) = (seconds / 86_400, seconds / 3_600 % 24, seconds / 60 % 60);
-    let pair = |big: i64, unit: char, small: i64, rest: char| match small {
-        0 => format!("{big}{unit}"),
-        _ => format!("{big}{unit}{small}{rest}"),
-    };
-    match (days, hours, minutes) {
-        (0, 0, 0) => format!("{seconds}s"),
-        (0, 0, _) => pair(minutes, 'm', seconds % 60, 's'),
-        (0, ..) => pair(hours, 'h', minutes, 'm'),
-        _ => pair(days, 'd', hours, 'h'),
-    }
 }
 
 #[cfg(test)]

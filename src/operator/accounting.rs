@@ -76,6 +76,7 @@ pub async fn account(
     let accounts = account.accounts.get_or_insert_with(|| Accounts::new((ctx.now)()));
     let told = status.drain.as_ref().and_then(|d| d.returned.as_ref());
     accounts.attend(setting(rollout, status), told);
+    accounts.keep_journal(ctx.audit.is_on());
     accounts.retain(|uid| asked.iter().any(|a| a.uid == uid));
     account.silent.retain(|uid| asked.iter().any(|a| a.uid == *uid));
     asked.retain(|pod| reports.contains_key(&pod.uid));
@@ -89,6 +90,7 @@ pub async fn account(
         if let Some(accounts) = &mut account.accounts {
             account.told |= read_all(&ctx.drain, asked, accounts, &mut account.silent, ctx.now).await;
             settle(&ctx.metrics.rollout, rollout, accounts, (ctx.now)());
+            lock(memory).happened.extend(accounts.take_journal());
         }
     }
     let returned = account

@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 use super::context::{Context, Memory, lock};
 use super::error::{Error, Result};
 use super::observe::{ANNOTATION_PINS, Scene, key, parent};
-use super::{probing, problems, revisions};
+use super::{probing, problems, revisions, trail};
 use crate::api::ValidatedRollout;
 use crate::api::spec::DrainMode;
 use crate::drain::client::Error as DrainError;
@@ -65,13 +65,18 @@ async fn one(ctx: &Context, scene: &Scene, action: &Action, memory: &Mutex<Memor
             pods,
             from,
             to,
-        } => retire(ctx, scene, revision, pods, *from, *to).await,
+        } => {
+            if retire(ctx, scene, revision, pods, *from, *to).await? {
+                trail::retired(ctx, scene, pods, memory);
+            }
+            Ok(())
+        }
         Action::Dismiss {
             revision,
             pod,
             uid,
             from,
-        } => dismiss(ctx, scene, revision, (pod, uid), *from).await,
+        } => dismiss(ctx, scene, revision, (pod, uid), *from, memory).await,
         Action::Crash { pod, uid } => crash(ctx, scene, pod, uid).await,
         Action::PointSlot { slot, revision } => point_slot(ctx, scene, slot, revision).await,
         Action::SetWeights { weights } => set_weights(ctx, scene, weights).await,
@@ -87,7 +92,7 @@ async fn one(ctx: &Context, scene: &Scene, action: &Action, memory: &Mutex<Memor
             let role = wire_role(*role);
             patch_pod(ctx, scene, uid, |pod| pod.set_role(role)).await
         }
-        Action::Order(order) => give_order(ctx, scene, order).await,
+        Action::Order(order) => give_order(ctx, scene, order, memory).await,
         Action::CancelOrder { pod, uid, id } => {
             let Some((address, token)) = drain_port(scene, uid) else {
                 return Ok(());
@@ -97,7 +102,9 @@ async fn one(ctx: &Context, scene: &Scene, action: &Action, memory: &Mutex<Memor
             cancelled.map_err(|source| Error::Order {
                 pod: pod.clone(),
                 source,
-            })
+            })?;
+            trail::cancelled(ctx, scene, uid, id, memory);
+            Ok(())
         }
         Action::Probe(plan) => {
             let job = match plan {
@@ -154,7 +161,8 @@ async fn set_replicas(ctx: &Context, set: &ReplicaSet, replicas: i32) -> Result<
         })
 }
 
-/// Marks the pods first and shrinks the ReplicaSet in a later round: its controller has to have seen the marks.
+/// Marks the pods first and shrinks the ReplicaSet in a later round: its controller has to have seen the marks. True when it was
+/// asked to shrink.
 async fn retire(
     ctx: &Context,
     scene: &Scene,
@@ -162,9 +170,9 @@ async fn retire(
     pods: &[(String, String)],
     from: u32,
     to: u32,
-) -> Result<()> {
+) -> Result<bool> {
     let Some(set) = scene.sets.get(revision) else {
-        return Ok(());
+        return Ok(false);
     };
     if scale::replicas(set) != from as i32 {
         return Err(Error::Raced { call: "retire pods" });
@@ -184,9 +192,10 @@ async fn retire(
         for uid in unmarked {
             patch_pod(ctx, scene, uid, |pod| pod.set_deletion_cost(RETIRED_COST)).await?;
         }
-        return Ok(());
+        return Ok(false);
     }
-    set_replicas(ctx, set, to.min(from) as i32).await
+    set_replicas(ctx, set, to.min(from) as i32).await?;
+    Ok(true)
 }
 
 /// Deletes one pod for good, so that its SIGTERM handler lets its sessions go: marked and counted out of its ReplicaSet first, as
@@ -197,6 +206,7 @@ async fn dismiss(
     revision: &str,
     (pod, uid): (&str, &str),
     from: u32,
+    memory: &Mutex<Memory>,
 ) -> Result<()> {
     let Some(facts) = scene.pods.get(uid).filter(|facts| !facts.terminating) else {
         return Ok(());
@@ -207,22 +217,26 @@ async fn dismiss(
         return patch_pod(ctx, scene, uid, |pod| pod.set_deletion_cost(RETIRED_COST)).await;
     }
     retire(ctx, scene, revision, &gone, from, from.saturating_sub(1)).await?;
-    delete_pod(ctx, scene, "dismiss a pod", (pod, uid), None).await
+    if delete_pod(ctx, scene, "dismiss a pod", (pod, uid), None).await? {
+        trail::dismissed(ctx, scene, uid, memory);
+    }
+    Ok(())
 }
 
 /// Kills a pod of a rehearsal. Its ReplicaSet makes another in its place.
 async fn crash(ctx: &Context, scene: &Scene, pod: &str, uid: &str) -> Result<()> {
-    delete_pod(ctx, scene, "kill a pod of a rehearsal", (pod, uid), Some(0)).await
+    delete_pod(ctx, scene, "kill a pod of a rehearsal", (pod, uid), Some(0)).await?;
+    Ok(())
 }
 
-/// Deletes a pod by its UID; one that is gone, or another of its name, is none of ours.
+/// Deletes a pod by its UID, and tells whether it did; one that is gone, or another of its name, is none of ours.
 async fn delete_pod(
     ctx: &Context,
     scene: &Scene,
     call: &'static str,
     (pod, uid): (&str, &str),
     grace_seconds: Option<u32>,
-) -> Result<()> {
+) -> Result<bool> {
     let pods: Api<Pod> = Api::namespaced(ctx.client.clone(), &scene.observed.rollout.namespace);
     let params = DeleteParams {
         grace_period_seconds: grace_seconds,
@@ -233,8 +247,9 @@ async fn delete_pod(
         ..DeleteParams::default()
     };
     match ctx.write(call, pods.delete(pod, &params)).await {
-        Ok(_) | Err(Error::Raced { .. }) => Ok(()),
-        Err(Error::Api { source, .. }) if is_gone(&source) => Ok(()),
+        Ok(_) => Ok(true),
+        Err(Error::Raced { .. }) => Ok(false),
+        Err(Error::Api { source, .. }) if is_gone(&source) => Ok(false),
         Err(error) => Err(error),
     }
 }
@@ -505,7 +520,7 @@ fn drain_port<'a>(scene: &'a Scene, uid: &str) -> Option<(SocketAddr, &'a crate:
     Some((SocketAddr::new(facts.ip?, DEFAULT_PORT), token))
 }
 
-async fn give_order(ctx: &Context, scene: &Scene, order: &Order) -> Result<()> {
+async fn give_order(ctx: &Context, scene: &Scene, order: &Order, memory: &Mutex<Memory>) -> Result<()> {
     let Some((address, token)) = drain_port(scene, &order.uid) else {
         return Ok(());
     };
@@ -535,7 +550,10 @@ async fn give_order(ctx: &Context, scene: &Scene, order: &Order) -> Result<()> {
     };
     ctx.permit()?;
     match ctx.drain.order(address, token, &wire).await {
-        Ok(_) => Ok(()),
+        Ok(_) => {
+            trail::ordered(ctx, scene, order, memory);
+            Ok(())
+        }
         Err(source @ (DrainError::Unreachable(_) | DrainError::NoProtocol)) => {
             tracing::debug!(
                 pod = order.pod,
@@ -544,10 +562,13 @@ async fn give_order(ctx: &Context, scene: &Scene, order: &Order) -> Result<()> {
             );
             Ok(())
         }
-        Err(source) => Err(Error::Order {
-            pod: order.pod.clone(),
-            source,
-        }),
+        Err(source) => {
+            trail::refused(ctx, scene, order, source.category(), memory);
+            Err(Error::Order {
+                pod: order.pod.clone(),
+                source,
+            })
+        }
     }
 }
 

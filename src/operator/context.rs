@@ -17,10 +17,13 @@ use super::error::{Error, Result};
 use super::lease::LeaseGuard;
 use crate::analysis::Gatherer;
 use crate::api::WebSocketRollout;
+use crate::drain::accounting::Happened;
+use crate::drain::protocol::DrainProgress;
 use crate::drain::{DrainClient, GaugeClient, Token};
 use crate::engine::evidence::ProbeFigures;
 use crate::engine::observed::{Cut, Look};
 use crate::probe::ProbeSupervisor;
+use crate::report::audit::{self, Ledger, Trail};
 use crate::report::events::Publisher;
 use crate::report::metrics::Metrics;
 use crate::session::Met;
@@ -52,6 +55,10 @@ pub struct Context {
     pub events: Publisher,
     /// Metrics.
     pub metrics: Metrics,
+    /// The audit trail.
+    pub audit: Trail,
+    /// Whether the stories of releases are kept in ConfigMaps.
+    pub keeps_stories: bool,
     /// Image of sidecars where a rollout names none.
     pub sidecar_image: Option<String>,
     /// Keys of hashes that leave no trace of what was hashed.
@@ -100,6 +107,16 @@ pub struct Memory {
     pub account: super::accounting::Account,
     /// Sessions of probes that the account does not know yet.
     pub met: Met,
+    /// What the audit trail was told.
+    pub ledger: Ledger,
+    /// What it has not been told yet: sessions that ended with their process,
+    pub audited_cuts: Vec<audit::Cut>,
+    /// … sessions that came and went,
+    pub happened: Vec<Happened>,
+    /// … and what pods said in this round of the orders they follow, by UID.
+    pub drains: Vec<(String, DrainProgress)>,
+    /// The stories of the last releases.
+    pub stories: super::stories::Kept,
     /// When status was last written.
     pub written: Option<Instant>,
     /// Failed rounds in a row.
@@ -148,6 +165,8 @@ impl Context {
             probes: ProbeSupervisor::new(),
             events,
             metrics,
+            audit: Trail::default(),
+            keeps_stories: false,
             sidecar_image: None,
             hasher: std::hash::RandomState::new(),
             now: Timestamp::now,
@@ -160,6 +179,16 @@ impl Context {
     pub fn sidecars_of(self, image: Option<String>) -> Self {
         Self {
             sidecar_image: image,
+            ..self
+        }
+    }
+
+    /// The same with an audit trail, and with stories where they are wanted.
+    #[must_use]
+    pub fn told_to(self, audit: Trail, keeps_stories: bool) -> Self {
+        Self {
+            audit,
+            keeps_stories,
             ..self
         }
     }

@@ -250,11 +250,7 @@ pub async fn tls(
 // === problems ===
 
 /// What stands in the way of probes, before they are needed.
-pub async fn problems(
-    ctx: &Context,
-    rollout: &ValidatedRollout,
-    memory: &Mutex<Memory>,
-) -> Vec<Problem> {
+pub async fn problems(ctx: &Context, rollout: &ValidatedRollout, memory: &Mutex<Memory>) -> Vec<Problem> {
     let mut troubles = vec![tls(ctx, rollout, memory).await.err()];
     for whose in [Whose::Own, Whose::Other] {
         let trouble = token(ctx, rollout, whose, memory).await.err();

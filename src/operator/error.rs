@@ -55,6 +55,14 @@ pub enum Error {
         /// The Service.
         name: String,
     },
+    /// An object under a name that we would need is somebody else's.
+    #[error("{kind} {name} exists and is not this rollout's: rename it, or the rollout")]
+    NameTaken {
+        /// What it is.
+        kind: &'static str,
+        /// Its name.
+        name: String,
+    },
 }
 
 impl Error {
@@ -81,6 +89,7 @@ impl Error {
             Self::Pins(_) => "InvalidRoute",
             Self::Order { .. } => "OrderRefused",
             Self::SlotTaken { .. } => "SlotTaken",
+            Self::NameTaken { .. } => "NameTaken",
         }
     }
 

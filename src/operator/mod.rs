@@ -3,6 +3,7 @@
 //! - `observe` (with `sessions`, `accounting` and `problems`): one moment of the cluster
 //! - `crate::engine::plan`: what it means
 //! - `publish`: the status that names what will be done, events, metrics
+//! - `trail` and `stories`: what can be read back later
 //! - `apply` (with `probing`): the acts
 //! - `finalize`: gives everything back when a rollout is deleted
 
@@ -21,6 +22,8 @@ mod reconcile;
 mod revisions;
 mod sessions;
 pub mod shutdown;
+pub mod stories;
+mod trail;
 mod watch;
 
 use std::sync::Arc;
@@ -36,6 +39,7 @@ use tokio::net::TcpListener;
 
 use crate::cli::operator::OperatorArgs;
 use crate::drain::{DrainClient, GaugeClient};
+use crate::report::audit::Trail;
 use crate::report::events;
 use crate::report::metrics::Metrics;
 use crate::web::{self, Readiness};
@@ -72,6 +76,12 @@ pub async fn run(args: OperatorArgs) -> anyhow::Result<()> {
     let (elector, guard) = lease::Elector::new(client.clone(), settings);
     let (publisher, worker) =
         events::publisher(client.clone(), Some(identity), metrics.events_dropped.clone());
+    let sinks = args.sinks().open().await?;
+    let (audit, writers) = Trail::new(sinks, &metrics.audit);
+    for writer in writers {
+        // Ends after the rounds, which tell it things, and writes what still waits.
+        shutdown.lease_tasks().spawn(writer.run(shutdown.lease()));
+    }
     let lost = shutdown.begin();
     let election = shutdown.lease();
     let election = shutdown.lease_tasks().spawn(async move {
@@ -100,7 +110,8 @@ pub async fn run(args: OperatorArgs) -> anyhow::Result<()> {
     let drain = DrainClient::new(POD_LIMIT).context("failed to build the drain client")?;
     let gauges = GaugeClient::new(POD_LIMIT).context("failed to build the client of metrics")?;
     let ctx = Context::new(client, guard.clone(), stores, drain, gauges, publisher, metrics);
-    let ctx = Arc::new(ctx.sidecars_of(sidecar_image));
+    let ctx = ctx.sidecars_of(sidecar_image).told_to(audit, args.stories);
+    let ctx = Arc::new(ctx);
 
     let stop = shutdown.stop();
     let rounds = ctx.clone();

@@ -9,7 +9,7 @@ use kube::runtime::controller::Action;
 use super::context::{Context, Guarded, Memory, lock};
 use super::error::{Error, Result};
 use super::observe::{Scene, observe};
-use super::{apply, finalize, publish};
+use super::{apply, finalize, publish, stories, trail};
 use crate::api::conditions::{self, STALLED};
 use crate::api::{ValidatedRollout, WebSocketRollout};
 use crate::engine;
@@ -111,7 +111,11 @@ async fn carry_on(
     publish::status(ctx, live, &plan, memory).await?;
     publish::tell(ctx, live, &plan.notes);
     publish::metrics(ctx, &scene.observed.rollout, &plan, memory);
-    apply::apply(ctx, scene, &plan.actions, memory).await?;
+    trail::round(ctx, live, scene, &plan.status, memory);
+    let applied = apply::apply(ctx, scene, &plan.actions, memory).await;
+    // After the acts, which must not wait for it; and whatever became of them.
+    stories::keep(ctx, live, scene, &plan.status, memory).await;
+    applied?;
     Ok(Action::requeue(plan.requeue))
 }
 

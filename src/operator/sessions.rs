@@ -21,6 +21,7 @@ use crate::drain::protocol::{DEFAULT_PORT, SessionsReport};
 use crate::drain::{self, Token};
 use crate::engine::evidence::{ProbeEvidence, ProbeFigures, ProbeTarget};
 use crate::engine::observed::Cut;
+use crate::report::audit::{self, SeenAs};
 use crate::workload::pods::PodFacts;
 use crate::workload::{labels, replica_set, sidecar, token};
 
@@ -241,12 +242,11 @@ pub fn count_unannounced(
         .filter(|r| !r.exposed)
         .map(|r| r.canary.as_str());
     let mut memory = lock(memory);
-    // With each: whether its pod was let go of by us, so that how its sessions ended is no surprise.
-    let mut cuts: Vec<(Cut, bool)> = Vec::new();
+    let mut ended: Vec<(String, LastSeen, SeenAs)> = Vec::new();
     memory.pods.retain(|uid, last| {
         let there = facts.contains_key(uid);
         if !there && last.revision.as_deref() != hidden && !last.dismissed {
-            cuts.push((last.cut(uid, "is gone", at), last.retired));
+            ended.push((uid.clone(), last.clone(), SeenAs::PodGone));
         }
         there
     });
@@ -274,26 +274,43 @@ pub fn count_unannounced(
             && !last.instance.is_empty()
             && counts
         {
-            cuts.push((last.cut(uid, "runs another process", at), false));
+            ended.push((uid.clone(), last, SeenAs::PodRestarted));
         }
     }
-    memory.unannounced += cuts.iter().map(|(cut, _)| cut.sessions).sum::<u64>();
-    let surprises = cuts
-        .into_iter()
-        .filter(|(cut, retired)| cut.sessions > 0 && !retired);
-    remember(&mut memory, surprises.map(|(cut, _)| cut).collect());
+    ended.retain(|(_, last, _)| last.open > 0);
+    memory.unannounced += ended.iter().map(|(_, last, _)| last.open).sum::<u64>();
+    remember(&mut memory, ended, at);
+    let drains = polled.reports.iter();
+    memory.drains = drains
+        .filter_map(|(uid, report)| Some((uid.clone(), report.drain.clone()?)))
+        .collect();
 }
 
-/// Keeps the newest cuts for the next status.
-fn remember(memory: &mut Memory, cuts: Vec<Cut>) {
-    memory.cuts.extend(cuts);
+/// Keeps what ended with its process: all of it for the audit trail; for status the newest of those that nobody let go of, so
+/// that how their sessions ended is a surprise.
+fn remember(memory: &mut Memory, ended: Vec<(String, LastSeen, SeenAs)>, at: Timestamp) {
+    for (uid, last, seen) in ended {
+        if !(last.retired && seen == SeenAs::PodGone) {
+            memory.cuts.push(last.cut(&uid, seen, at));
+        }
+        memory.audited_cuts.push(audit::Cut {
+            uid,
+            revision: last.revision,
+            sessions: last.open,
+            seen,
+        });
+    }
     let over = memory.cuts.len().saturating_sub(CUTS);
     memory.cuts.drain(..over);
 }
 
 impl LastSeen {
     /// The sessions that were on it are cut.
-    fn cut(&self, uid: &str, how: &str, at: Timestamp) -> Cut {
+    fn cut(&self, uid: &str, seen: SeenAs, at: Timestamp) -> Cut {
+        let how = match seen {
+            SeenAs::PodGone => "is gone",
+            _ => "runs another process",
+        };
         Cut {
             at,
             revision: self.revision.clone().unwrap_or_default(),

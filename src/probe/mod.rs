@@ -21,7 +21,9 @@ mod walk;
 mod written;
 
 pub use board::{Board, limit as service_level};
-pub use job::{FleetJob, Manner, PURPOSE_HEADER, ProbeDial, ProbeJob, ProbeKind, RehearsalJob, RehearsalTimeouts};
+pub use job::{
+    FleetJob, Manner, PURPOSE_HEADER, ProbeDial, ProbeJob, ProbeKind, RehearsalJob, RehearsalTimeouts,
+};
 pub use once::hold_and_reconnect;
 pub use scenario::{Setting, rehearse};
 pub use sight::{Sight, sight};

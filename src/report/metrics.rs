@@ -13,6 +13,7 @@ use prometheus_client::registry::{Registry, Unit};
 use tokio::time::Instant;
 
 use crate::drain::accounting::Outcome;
+use crate::report::audit::AuditMetrics;
 
 /// The prefix of every metric.
 pub const PREFIX: &str = "wsroll";
@@ -33,6 +34,8 @@ pub struct Metrics {
     pub rollout: RolloutMetrics,
     /// What probes see.
     pub probe: ProbeMetrics,
+    /// What becomes of the audit trail's records.
+    pub audit: AuditMetrics,
     /// Events that were not published because the queue was full.
     pub events_dropped: Counter,
 }
@@ -170,6 +173,7 @@ impl Metrics {
             reconcile: ReconcileMetrics::register(registry),
             rollout: RolloutMetrics::register(registry),
             probe: ProbeMetrics::register(registry.sub_registry_with_prefix("probe")),
+            audit: AuditMetrics::register(registry.sub_registry_with_prefix("audit")),
             events_dropped,
         }
     }
@@ -562,6 +566,9 @@ mod tests {
         let mut registry = Registry::default();
         let metrics = Metrics::register(&mut registry);
         metrics.events_dropped.inc();
+        metrics.audit.written("file", 1);
+        metrics.audit.dropped("file", "full", 1);
+        metrics.audit.queued("file", 1);
         metrics.reconcile.result("ok");
         metrics.reconcile.api_error("drain", "unreachable");
         drop(metrics.reconcile.measure());
@@ -593,6 +600,7 @@ mod tests {
     #[tokio::test]
     async fn the_documentation_lists_every_metric_and_no_other() {
         let code = include_str!("metrics.rs").split("#[cfg(test)]").next().unwrap();
+        let code = code.to_owned() + include_str!("audit/metrics.rs");
         let registered =
             code.matches("registry.register(").count() + code.matches("registry.register_with_unit(").count();
         assert_eq!(shown().len(), registered, "a metric that `shown` does not touch");

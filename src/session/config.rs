@@ -276,7 +276,10 @@ impl SessionConfig {
         match self.dialect {
             Dialect::Session => true,
             Dialect::Ping => false,
-            Dialect::Script => self.script.as_ref().is_some_and(|script| !script.state.is_empty()),
+            Dialect::Script => self
+                .script
+                .as_ref()
+                .is_some_and(|script| !script.state.is_empty()),
         }
     }
 

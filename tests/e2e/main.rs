@@ -6,6 +6,7 @@
 
 mod harness;
 
+mod audit;
 mod broken;
 mod deletion;
 mod drains;

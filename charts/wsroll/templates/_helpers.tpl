@@ -38,6 +38,16 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
 {{- printf "%s-%s" .Release.Namespace (include "wsroll.fullname" .) -}}
 {{- end -}}
 
+{{- /* Not empty where the audit trail goes to a file. */ -}}
+{{- define "wsroll.auditFiles" -}}
+{{- range .Values.audit.sinks }}{{ if hasPrefix "file:" . }}yes{{ end }}{{ end -}}
+{{- end -}}
+
+{{- /* Not empty where an audit collector gets headers from a Secret. */ -}}
+{{- define "wsroll.auditHeaders" -}}
+{{- if and .Values.audit.sinks .Values.audit.headerSecret.name }}yes{{ end -}}
+{{- end -}}
+
 {{- define "wsroll.checkNamespace" -}}
 {{- if and .Values.watchNamespace (ne .Values.watchNamespace .Release.Namespace) -}}
 {{- fail (printf "watchNamespace is %q, but the release is in %q: install one release in each namespace that is to be served" .Values.watchNamespace .Release.Namespace) -}}

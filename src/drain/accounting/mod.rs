@@ -49,6 +49,8 @@ pub struct Accounts {
     ignored: Ignored,
     /// What was released before is history that an earlier operator has counted already.
     born_ms: i64,
+    /// What happened to single sessions, for whoever keeps a trail of it.
+    journal: Option<Vec<Happened>>,
 }
 
 /// What the accounts are kept for at the moment.
@@ -97,6 +99,46 @@ pub enum Outcome {
     Missing,
     /// Its client had been silent; nobody waits for it.
     Dormant,
+}
+
+/// Something that happened to one session that the release moves.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Happened {
+    /// When, in milliseconds since 1970.
+    pub at_ms: i64,
+    /// Keyed hash of its identity.
+    pub session: u64,
+    /// What.
+    pub what: Happening,
+}
+
+/// What happened to a session.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Happening {
+    /// It ended on a pod under an order.
+    Released {
+        /// UID of the pod.
+        pod: String,
+        /// The pod's revision.
+        revision: String,
+        /// Id of the order.
+        order: String,
+        /// How.
+        how: Option<ReleasedHow>,
+    },
+    /// It came back.
+    Returned {
+        /// On which revision.
+        revision: String,
+        /// Milliseconds after its release; below zero where it came before it let go.
+        after_ms: i64,
+        /// Whether it found its state.
+        resumed: Option<bool>,
+        /// Whether that is another revision than the one it was moved to.
+        stray: bool,
+    },
+    /// It did not come back in time.
+    Missing,
 }
 
 /// A process whose events are read.
@@ -157,7 +199,18 @@ impl Accounts {
             natural: Natural::default(),
             ignored: Ignored::default(),
             born_ms: now.as_millisecond(),
+            journal: None,
         }
+    }
+
+    /// Whether to remember what happens to single sessions, until [`Accounts::take_journal`].
+    pub fn keep_journal(&mut self, keep: bool) {
+        self.journal = keep.then(|| self.journal.take().unwrap_or_default());
+    }
+
+    /// What happened to single sessions since the last time. What an earlier operator has seen is not in it.
+    pub fn take_journal(&mut self) -> Vec<Happened> {
+        self.journal.as_mut().map(std::mem::take).unwrap_or_default()
     }
 
     /// Says what the accounts are kept for. Another release begins a new account; `told` is what status says of it already:
@@ -259,13 +312,56 @@ impl Accounts {
                 revision,
                 resumed: event.resumed,
             }),
-            SessionEventKind::Released => self.released(revision, event),
+            SessionEventKind::Released => {
+                self.journal_release(pod, revision, session, event, at_ms);
+                self.released(revision, event)
+            }
             SessionEventKind::Other => return,
         };
         self.round.push(Seen {
             at_ms,
             source,
             session,
+            what,
+        });
+    }
+
+    fn journal_release(&mut self, pod: &str, revision: u16, session: u64, event: &SessionEvent, at_ms: i64) {
+        let (Some(journal), Some(release)) = (&mut self.journal, &self.setting.release) else {
+            return;
+        };
+        let order = event.order.as_ref().filter(|id| id.starts_with(&release.orders));
+        if let Some(order) = order.filter(|_| at_ms >= self.born_ms) {
+            journal.push(Happened {
+                at_ms,
+                session,
+                what: Happening::Released {
+                    pod: pod.to_owned(),
+                    revision: self.revisions[usize::from(revision)].clone(),
+                    order: order.clone(),
+                    how: event.how,
+                },
+            });
+        }
+    }
+
+    fn journal_outcome(&mut self, settled: &Settled, outcome: Outcome) {
+        let Some(journal) = &mut self.journal else { return };
+        let what = match (outcome, settled.back) {
+            (Outcome::Back(_) | Outcome::Stray(_), Some((arrival, after_ms))) => Happening::Returned {
+                revision: self.revisions[usize::from(arrival.revision)].clone(),
+                after_ms,
+                resumed: arrival.resumed,
+                stray: matches!(outcome, Outcome::Stray(_)),
+            },
+            (Outcome::Missing, _) => Happening::Missing,
+            // Told by its release.
+            _ => return,
+        };
+        let after_ms = settled.back.map_or(0, |(_, ms)| ms);
+        journal.push(Happened {
+            at_ms: settled.released_ms + after_ms,
+            session: settled.session,
             what,
         });
     }
@@ -351,7 +447,11 @@ impl Accounts {
         };
         let resumed = settled.back.and_then(|(arrival, _)| arrival.resumed);
         self.tally.settled(settled.session, outcome, resumed);
-        (settled.released_ms >= self.born_ms).then_some(outcome)
+        let news = settled.released_ms >= self.born_ms;
+        if news {
+            self.journal_outcome(settled, outcome);
+        }
+        news.then_some(outcome)
     }
 
     /// Up to when all pods have been read.
