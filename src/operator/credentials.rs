@@ -29,6 +29,13 @@ pub struct Credentials {
     tls: Option<(Instant, TlsFiles, Result<Tls, Trouble>)>,
 }
 
+impl Credentials {
+    /// The tokens that are known now.
+    pub fn tokens(&self) -> impl Iterator<Item = &Token> {
+        [&self.own, &self.other].into_iter().filter_map(|known| known.token.as_ref())
+    }
+}
+
 /// A token, and where it is from.
 #[derive(Default)]
 struct Known {

@@ -300,8 +300,13 @@ fn remember(memory: &mut Memory, ended: Vec<(String, LastSeen, SeenAs)>, at: Tim
             seen,
         });
     }
-    let over = memory.cuts.len().saturating_sub(CUTS);
-    memory.cuts.drain(..over);
+    bound(&mut memory.cuts);
+}
+
+/// The newest ones are kept.
+fn bound(cuts: &mut Vec<Cut>) {
+    let over = cuts.len().saturating_sub(CUTS);
+    cuts.drain(..over);
 }
 
 impl LastSeen {
@@ -370,7 +375,8 @@ pub fn count_probes(
                 what: "probes were cut".to_owned(),
                 sessions: unannounced,
             };
-            remember(&mut memory, vec![cut]);
+            memory.cuts.push(cut);
+            bound(&mut memory.cuts);
         }
     }
 }

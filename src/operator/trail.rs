@@ -143,9 +143,7 @@ pub fn scrub(scene: &Scene, statuses: &[&RolloutStatus], memory: &Mutex<Memory>)
     let mut secrets: Vec<String> = scene.tokens.values().map(|t| t.expose().to_owned()).collect();
     let memory = lock(memory);
     secrets.extend(memory.tokens.values().map(|t| t.expose().to_owned()));
-    if let Some((_, Ok(token))) = &memory.probe_token {
-        secrets.push(token.clone());
-    }
+    secrets.extend(memory.credentials.tokens().map(|t| t.reveal().to_string()));
     let headers = &scene.observed.rollout.spec.probes.headers;
     let credential = |name: &str| {
         let name = name.to_lowercase();
