@@ -5,7 +5,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 use rstest::rstest;
 use wsroll::api::spec::Scenario;
-use wsroll::engine::evidence::{RehearsalReport, RehearsalStage};
+use wsroll::engine::evidence::{RehearsalActs, RehearsalReport, RehearsalStage, ScenarioOutcome};
 use wsroll::probe::{ProbeJob, ProbeKind, ProbeSupervisor, RehearsalJob, RehearsalTimeouts, Seen};
 use wsroll::session::Dialect;
 
@@ -227,4 +227,76 @@ async fn a_foreign_service_that_accepts_and_never_reads_is_mute() {
         panic!("not failed");
     };
     assert_eq!(failure.check, "firstMessage", "{}", failure.message);
+}
+
+/// A rehearsal of one scenario, on two pods of the canary.
+async fn pair_of_pods(stage: &Stage) -> [session_server::Server; 2] {
+    let pods = [
+        stage.pod("pod-a", "v2", "").await,
+        stage.pod("pod-b", "v2", "").await,
+    ];
+    stage
+        .router
+        .route_among("c", &[pods[0].traffic_addr(), pods[1].traffic_addr()]);
+    pods
+}
+
+fn only(stage: &Stage, scenario: Scenario, acts: RehearsalActs) -> ProbeJob {
+    let mut job = job(stage, 6);
+    if let ProbeKind::Rehearsal(rehearsal) = &mut job.kind {
+        rehearsal.scenarios = vec![scenario];
+        rehearsal.acts = acts;
+    }
+    job
+}
+
+#[tokio::test]
+async fn a_crash_is_waited_for_by_pod_and_the_operator_says_which_one_died() {
+    let stage = Stage::new().await;
+    let pods = pair_of_pods(&stage).await;
+    let probes = ProbeSupervisor::new();
+    let ensure = |acts| {
+        probes
+            .ensure("chat", Some(only(&stage, Scenario::Crash, acts)))
+            .unwrap();
+    };
+    ensure(RehearsalActs::default());
+    let RehearsalStage::AwaitingCrash(on) = outcome(&probes).await.stage else {
+        panic!("not awaited");
+    };
+    assert_eq!(on.pods, [("pod-a".to_owned(), 3), ("pod-b".to_owned(), 3)].into());
+    stage.router.route_among("c", &[pods[1].traffic_addr()]);
+    pods[0].kill();
+    ensure(RehearsalActs {
+        crashed: Some("pod-a".to_owned()),
+        ..RehearsalActs::default()
+    });
+    let report = eventually(|| Some(report(&probes)).filter(|r| r.stage == RehearsalStage::Passed)).await;
+    assert_eq!(report.scenarios[0].figures.restored, 3, "{report:#?}");
+    probes.shutdown().await;
+}
+
+#[tokio::test]
+async fn a_crash_that_never_comes_is_skipped_with_what_was_in_the_way() {
+    let stage = Stage::new().await;
+    let _pods = pair_of_pods(&stage).await;
+    let mut job = only(
+        &stage,
+        Scenario::Crash,
+        RehearsalActs {
+            hindrance: Some("users may be on it".to_owned()),
+            ..RehearsalActs::default()
+        },
+    );
+    if let ProbeKind::Rehearsal(rehearsal) = &mut job.kind {
+        rehearsal.timeouts.drain = Duration::from_secs(1);
+    }
+    let probes = ProbeSupervisor::new();
+    probes.ensure("chat", Some(job)).unwrap();
+    let report = eventually(|| Some(report(&probes)).filter(|r| r.stage == RehearsalStage::Passed)).await;
+    let Some(ScenarioOutcome::Skipped { reason }) = &report.scenarios[0].outcome else {
+        panic!("{report:#?}");
+    };
+    assert_eq!(reason, "it was waited for 1 s: users may be on it");
+    probes.shutdown().await;
 }

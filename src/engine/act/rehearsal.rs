@@ -5,7 +5,7 @@ use std::time::Duration;
 use crate::api::spec::{DrainMode, Via};
 use crate::api::status::{Rehearsing, Release, State};
 use crate::engine::advance::rehearsal_run;
-use crate::engine::evidence::RehearsalActs;
+use crate::engine::evidence::{RehearsalActs, RehearsalStage};
 use crate::engine::plan::{Action, Order, ProbePlan};
 use crate::engine::wave;
 use crate::engine::work::Work;
@@ -105,9 +105,12 @@ impl Work<'_> {
 
     /// Why the pod that the probes wait for was not killed yet.
     fn hindrance(&self, release: &Release, at: &Rehearsing) -> Option<String> {
-        match &at.crash {
-            Some(_) => None,
-            None => self.crashable(release, at.attempt).err(),
+        let stage = self.obs.rehearsal.as_ref().map(|report| &report.stage);
+        match stage {
+            Some(RehearsalStage::AwaitingCrash(_)) if at.crash.is_none() => {
+                self.crashable(release, at.attempt).err()
+            }
+            _ => None,
         }
     }
 }
