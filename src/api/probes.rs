@@ -63,7 +63,10 @@ pub struct Probes {
     #[serde(default, skip_serializing_if = "TokenPlace::is_header")]
     pub token_in: TokenPlace,
     /// The name of the URL's parameter where `tokenIn` is `Query`.
-    #[serde(default = "default_token_parameter", skip_serializing_if = "is_default_token_parameter")]
+    #[serde(
+        default = "default_token_parameter",
+        skip_serializing_if = "is_default_token_parameter"
+    )]
     #[schemars(length(min = 1, max = 64))]
     pub token_parameter: String,
     /// Whom probes trust, and as whom they show themselves, where the URL is `wss://`.

@@ -9,8 +9,8 @@ pub use super::drain::{
     SessionIdentity, SessionsFrom, Sidecar, SidecarNotice, Via,
 };
 pub use super::probes::{
-    LoginMethod, ProbeDialect, ProbeProfiles, ProbeTls, Probes, SecretKeyRef, SecretName, SecretSource, TokenFrom,
-    TokenLogin, TokenPlace,
+    LoginMethod, ProbeDialect, ProbeProfiles, ProbeTls, Probes, SecretKeyRef, SecretName, SecretSource,
+    TokenFrom, TokenLogin, TokenPlace,
 };
 use super::quantity::{Count, Span};
 pub use super::rehearsal::{Isolate, Rehearsal, RehearsalPolicy, Scenario};

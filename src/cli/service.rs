@@ -192,7 +192,11 @@ impl ServiceArgs {
             let token = std::env::var(variable)
                 .with_context(|| format!("--token-env: the variable {variable} is not set"))?;
             let token = Token::new(token.trim());
-            return Ok(Some(if user == "intruder" { token.tampered() } else { token }));
+            return Ok(Some(if user == "intruder" {
+                token.tampered()
+            } else {
+                token
+            }));
         }
         Ok(self.signer()?.and_then(|signer| signer.sign(user)))
     }

@@ -250,11 +250,7 @@ pub async fn tls(
 // === problems ===
 
 /// What stands in the way of probes, before they are needed.
-pub async fn problems(
-    ctx: &Context,
-    rollout: &ValidatedRollout,
-    memory: &Mutex<Memory>,
-) -> Vec<Problem> {
+pub async fn problems(ctx: &Context, rollout: &ValidatedRollout, memory: &Mutex<Memory>) -> Vec<Problem> {
     let mut troubles = vec![tls(ctx, rollout, memory).await.err()];
     for whose in [Whose::Own, Whose::Other] {
         let trouble = token(ctx, rollout, whose, memory).await.err();
@@ -304,7 +300,9 @@ async fn secret(
     };
     let secret = secret.ok_or_else(|| missing("does not exist"))?;
     let bytes = secret.data.and_then(|mut data| data.remove(&reference.key));
-    bytes.map(|bytes| bytes.0).ok_or_else(|| missing("has no such key"))
+    bytes
+        .map(|bytes| bytes.0)
+        .ok_or_else(|| missing("has no such key"))
 }
 
 fn text(bytes: Vec<u8>, reference: &SecretKeyRef, field: &str) -> Result<String, Trouble> {

@@ -89,7 +89,10 @@ pub async fn job(
 fn settings(rollout: &ValidatedRollout, dial: &ProbeDial) -> impl std::hash::Hash + use<> {
     let probes = &rollout.spec.probes;
     let read = |from: &TokenFrom| from.login.is_none();
-    let token = dial.token.as_ref().filter(|_| probes.token_from.as_ref().is_some_and(read));
+    let token = dial
+        .token
+        .as_ref()
+        .filter(|_| probes.token_from.as_ref().is_some_and(read));
     (
         serde_json::to_string(probes).unwrap_or_default(),
         token.map(Token::reveal),
@@ -184,7 +187,11 @@ async fn try_dial(
             // The spec was validated, so that it compiles.
             script: match ready {
                 Some(ready) => script::ready(ready),
-                None => probes.script.as_ref().and_then(|s| Script::compile(s).ok()).map(Arc::new),
+                None => probes
+                    .script
+                    .as_ref()
+                    .and_then(|s| Script::compile(s).ok())
+                    .map(Arc::new),
             },
             token_in: match probes.token_in {
                 TokenPlace::Header => TokenIn::Header,

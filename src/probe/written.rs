@@ -81,7 +81,10 @@ impl Written {
     /// Compares with what the service has. The difference names parts and counts, never content.
     pub(super) fn compare(&self, found: &Value) -> Result<(), String> {
         if self.scripted && found == &Value::Bool(false) {
-            return Err("what the script reads differs from what it read first, or the session was not found".to_owned());
+            return Err(
+                "what the script reads differs from what it read first, or the session was not found"
+                    .to_owned(),
+            );
         }
         if self.stateless {
             return Ok(());

@@ -24,8 +24,9 @@ use super::tls;
 use super::token::Token;
 use super::wire::Reconnect;
 
-/// 4 KiB each way instead of tungstenite's 128: an idle socket then costs under 6 KB instead of 137.
-const BUFFER: usize = 4 * 1024;
+/// 1 KiB each way instead of tungstenite's 128: it is what most of an idle socket's memory is. Longer messages are read in
+/// pieces.
+const BUFFER: usize = 1024;
 /// A state with its whole history fits; anything larger is not this protocol.
 const MAX_MESSAGE: usize = 1024 * 1024;
 /// The response header in which a service may name its revision before its first message.
@@ -132,7 +133,12 @@ pub async fn dial(
 async fn connect(endpoint: &Endpoint, request: Request<()>) -> Result<Dialed, DialError> {
     let mut phases = Phases::default();
     let name = endpoint.tls_name.as_ref().unwrap_or(&endpoint.host);
-    let stream = stream(&endpoint.connect_to, endpoint.tls.as_ref().map(|tls| (tls, &**name)), &mut phases).await?;
+    let stream = stream(
+        &endpoint.connect_to,
+        endpoint.tls.as_ref().map(|tls| (tls, &**name)),
+        &mut phases,
+    )
+    .await?;
 
     let begun = Instant::now();
     let config = WebSocketConfig::default()
@@ -288,7 +294,8 @@ impl DialError {
             Self::Resolve { .. } => Failure::Resolve,
             Self::Connect { .. } => Failure::Connect,
             Self::Tls(error) => Failure::Tls {
-                reason: tls::reason(error).unwrap_or("the service closed the connection in the TLS handshake"),
+                reason: tls::reason(error)
+                    .unwrap_or("the service closed the connection in the TLS handshake"),
             },
             Self::TlsName => Failure::Tls {
                 reason: "the name is none that a certificate can be for; say another in tls.serverName (--server-name)",

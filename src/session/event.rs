@@ -219,7 +219,10 @@ impl std::fmt::Display for Failure {
             Self::Handshake => f.write_str("the answer to the upgrade was not valid"),
             Self::Timeout => f.write_str("the upgrade got no answer in time"),
             Self::Mute => f.write_str("accepted, but no first message came in time"),
-            Self::Script { step } => write!(f, "accepted, but the script's step {step} was not answered in time"),
+            Self::Script { step } => write!(
+                f,
+                "accepted, but the script's step {step} was not answered in time"
+            ),
             Self::ClosedEarly { code } => write!(f, "closed with {code} before the first message"),
         }
     }

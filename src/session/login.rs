@@ -84,7 +84,8 @@ impl Login {
 
     /// Another method.
     pub fn method(mut self, method: &str) -> Result<Self, ConfigError> {
-        self.method = Method::from_bytes(method.as_bytes()).map_err(|_| ConfigError::Header(method.to_owned()))?;
+        self.method =
+            Method::from_bytes(method.as_bytes()).map_err(|_| ConfigError::Header(method.to_owned()))?;
         Ok(self)
     }
 
@@ -113,7 +114,9 @@ impl Login {
 
     /// Logs in.
     pub async fn token(&self) -> Result<String, LoginError> {
-        let answer = timeout(LIMIT, self.ask()).await.unwrap_or(Err(LoginError::Timeout))?;
+        let answer = timeout(LIMIT, self.ask())
+            .await
+            .unwrap_or(Err(LoginError::Timeout))?;
         let answer: Value = serde_json::from_slice(&answer).map_err(|_| LoginError::NoJson)?;
         let found = answer.query(&self.path).unwrap_or_default();
         let [Value::String(token)] = &found[..] else {
@@ -138,7 +141,9 @@ impl Login {
             }
             _ => None,
         };
-        let tls = secured.as_ref().map(|(tls, name)| (&tls.0, name.as_deref().unwrap_or(host)));
+        let tls = secured
+            .as_ref()
+            .map(|(tls, name)| (&tls.0, name.as_deref().unwrap_or(host)));
         let stream = stream(&address, tls, &mut Phases::default()).await;
         let stream = stream.map_err(|error: DialError| LoginError::Dial(error.failure().to_string()))?;
         let (mut sender, connection) = http1::handshake(TokioIo::new(stream))
@@ -173,7 +178,10 @@ impl Login {
             .uri(target)
             .header(header::HOST, authority)
             .header(header::ACCEPT, "application/json")
-            .header(header::USER_AGENT, concat!("wsroll-probe/", env!("CARGO_PKG_VERSION")))
+            .header(
+                header::USER_AGENT,
+                concat!("wsroll-probe/", env!("CARGO_PKG_VERSION")),
+            )
             .header(header::CONNECTION, "close")
             .body(Full::new(self.body.clone()))
             .map_err(|_| LoginError::Broken)?;

@@ -75,7 +75,9 @@ impl Tls {
                     return Err(TlsError::Certificate);
                 }
                 let key = PrivateKeyDer::from_pem_slice(key).map_err(|_| TlsError::Key)?;
-                builder.with_client_auth_cert(chain, key).map_err(TlsError::Client)?
+                builder
+                    .with_client_auth_cert(chain, key)
+                    .map_err(TlsError::Client)?
             }
         };
         // Every connect is to cost what a user's first connect costs, and tickets would be kept for each session.
@@ -123,7 +125,8 @@ pub(super) fn reason(error: &(dyn std::error::Error + 'static)) -> Option<&'stat
 fn sentence(error: &rustls::Error) -> &'static str {
     match error {
         rustls::Error::InvalidCertificate(certificate) => match certificate {
-            CertificateError::UnknownIssuer => {
+            // A root of the same name with another key: one that was renewed.
+            CertificateError::UnknownIssuer | CertificateError::BadSignature => {
                 "the service's certificate comes from an issuer that is not trusted; name its root in tls.caFrom (--ca-file)"
             }
             CertificateError::Expired | CertificateError::ExpiredContext { .. } => {

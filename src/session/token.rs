@@ -24,7 +24,11 @@ impl Token {
 
     /// The token itself, to be sent and nothing else.
     pub fn reveal(&self) -> Arc<str> {
-        self.0.value.read().unwrap_or_else(PoisonError::into_inner).clone()
+        self.0
+            .value
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
     }
 
     /// Sessions that hold a copy dial with this from now on.

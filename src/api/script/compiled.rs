@@ -140,7 +140,10 @@ impl Script {
         let mut reading = Reading::default();
         let mut section = |name: &str, steps: &[ScriptStep]| {
             if steps.len() > MAX_STEPS {
-                errors.push(error(name, format!("it has more than {MAX_STEPS} steps; leave some out")));
+                errors.push(error(
+                    name,
+                    format!("it has more than {MAX_STEPS} steps; leave some out"),
+                ));
             }
             let read = steps.iter().enumerate();
             read.filter_map(|(place, step)| {
@@ -154,7 +157,10 @@ impl Script {
         let exchange: Vec<Act> = section("exchange", &script.exchange);
         let state: Vec<Act> = section("state", &script.state);
         if script.answers.len() > MAX_ANSWERS {
-            errors.push(error("answers", format!("there are more than {MAX_ANSWERS}; leave some out")));
+            errors.push(error(
+                "answers",
+                format!("there are more than {MAX_ANSWERS}; leave some out"),
+            ));
         }
         let answers = script.answers.iter().enumerate().filter_map(|(place, answer)| {
             let at = format!("answers[{place}]");
@@ -162,10 +168,15 @@ impl Script {
         });
         let answers = answers.collect();
 
-        if !script.exchange.iter().any(|s| s.expect.is_some() || s.ping.is_some()) {
+        if !script
+            .exchange
+            .iter()
+            .any(|s| s.expect.is_some() || s.ping.is_some())
+        {
             errors.push(error(
                 "exchange",
-                "it waits for nothing, so that a dead service would pass; end it with expect or ping".to_owned(),
+                "it waits for nothing, so that a dead service would pass; end it with expect or ping"
+                    .to_owned(),
             ));
         }
         let saves_state = |steps: &[ScriptStep]| {
@@ -247,7 +258,9 @@ impl Reading {
         let send = answer.send.as_ref();
         Ok(Rule {
             when,
-            send: send.map(|send| self.payload(&format!("{at}.send"), send)).transpose()?,
+            send: send
+                .map(|send| self.payload(&format!("{at}.send"), send))
+                .transpose()?,
             save: self.save(at, &answer.save)?,
         })
     }
@@ -255,7 +268,8 @@ impl Reading {
     fn payload(&mut self, at: &str, send: &super::ScriptSend) -> Result<Payload, ScriptError> {
         let mut names = BTreeSet::new();
         let payload = Payload::compile(send, &mut names).map_err(|problem| error(at, problem))?;
-        self.used.extend(names.into_iter().map(|name| (at.to_owned(), name)));
+        self.used
+            .extend(names.into_iter().map(|name| (at.to_owned(), name)));
         Ok(payload)
     }
 
@@ -289,7 +303,10 @@ impl Reading {
 
 fn within(at: &str, within: Span) -> Result<Duration, ScriptError> {
     if within.0.is_zero() || within.0 > MAX_WITHIN {
-        let problem = format!("{:?} is out of bounds; use more than 0s, and 60s at most", within.0);
+        let problem = format!(
+            "{:?} is out of bounds; use more than 0s, and 60s at most",
+            within.0
+        );
         return Err(error(&format!("{at}.within"), problem));
     }
     Ok(within.0)

@@ -282,13 +282,19 @@ fn before(This(text): This<Arc<String>>, mark: Arc<String>) -> String {
 }
 
 /// A text read as JSON; null where it is none.
-#[expect(clippy::unnecessary_wraps, reason = "the form that the interpreter takes for values of any type")]
+#[expect(
+    clippy::unnecessary_wraps,
+    reason = "the form that the interpreter takes for values of any type"
+)]
 fn parse(This(text): This<Arc<String>>) -> Result<Cel, ExecutionError> {
     Ok(parse_json(&text))
 }
 
 /// The last element of a list; null where there is none.
-#[expect(clippy::unnecessary_wraps, reason = "the form that the interpreter takes for values of any type")]
+#[expect(
+    clippy::unnecessary_wraps,
+    reason = "the form that the interpreter takes for values of any type"
+)]
 fn last(This(list): This<Arc<Vec<Cel>>>) -> Result<Cel, ExecutionError> {
     Ok(list.last().cloned().unwrap_or(Cel::Null))
 }

@@ -79,7 +79,11 @@ fn a_deep_expression_is_refused_and_overflows_nothing() {
 
 #[rstest]
 #[case("text == 'hi'", "hi", true)]
-#[case("text.startsWith('40{') && parse(text.after('40')).sid == vars.sid", r#"40{"sid":"s1"}"#, true)]
+#[case(
+    "text.startsWith('40{') && parse(text.after('40')).sid == vars.sid",
+    r#"40{"sid":"s1"}"#,
+    true
+)]
 #[case("json.type == 'pong'", r#"{"type":"pong"}"#, true)]
 #[case("json.type == 'pong'", "no json", false)]
 #[case("json.items.exists(i, i.n == 2)", r#"{"items":[{"n":1},{"n":2}]}"#, true)]
@@ -136,9 +140,14 @@ fn json_is_written_as_json_and_leaves_out_what_is_not_there() {
         json!({"prefix": "42", "json": {"a": "${nonce}", "b": "x${n}", "n": "${n}", "t": "Bearer ${token}", "l": ["${token}", 1], "o": {}}}),
         &vars,
     );
-    let Said::Text(text) = said else { panic!("json is text") };
+    let Said::Text(text) = said else {
+        panic!("json is text")
+    };
     let value: Value = serde_json::from_str(text.strip_prefix("42").unwrap()).unwrap();
-    assert_eq!(value, json!({"a": "a\"b", "b": "x3", "n": 3, "l": [null, 1], "o": {}}));
+    assert_eq!(
+        value,
+        json!({"a": "a\"b", "b": "x3", "n": 3, "l": [null, 1], "o": {}})
+    );
 }
 
 #[test]

@@ -52,9 +52,18 @@ mod tests {
 
     #[test]
     fn the_bar_is_never_longer_than_itself() {
-        assert_eq!(line(0, 2), format!("[{}] 0 of 2 connects restored", " ".repeat(30)));
-        assert_eq!(line(1, 2), format!("[{}{}] 1 of 2 connects restored", "#".repeat(15), " ".repeat(15)));
-        assert_eq!(line(3, 2), format!("[{}] 3 of 2 connects restored", "#".repeat(30)));
+        assert_eq!(
+            line(0, 2),
+            format!("[{}] 0 of 2 connects restored", " ".repeat(30))
+        );
+        assert_eq!(
+            line(1, 2),
+            format!("[{}{}] 1 of 2 connects restored", "#".repeat(15), " ".repeat(15))
+        );
+        assert_eq!(
+            line(3, 2),
+            format!("[{}] 3 of 2 connects restored", "#".repeat(30))
+        );
         assert_eq!(line(0, 0).len(), line(0, 9).len());
     }
 }

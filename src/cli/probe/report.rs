@@ -73,7 +73,11 @@ impl Report {
             return text;
         };
         text.push('\n');
-        let mut rows = vec![["phase", "p50 ms", "p95 ms", "max ms"].map(str::to_owned).to_vec()];
+        let mut rows = vec![
+            ["phase", "p50 ms", "p95 ms", "max ms"]
+                .map(str::to_owned)
+                .to_vec(),
+        ];
         for (name, values) in &self.phases {
             let share = |share| format!("{:.1}", at(values, share));
             rows.push(vec![(*name).to_owned(), share(0.5), share(0.95), share(1.0)]);
@@ -204,26 +208,50 @@ mod tests {
             check: check.to_owned(),
             message: "1 of 2 <sessions> \"held\"\u{1}".to_owned(),
         });
-        Report::new(2, ProbeFigures::default(), failure, &[timed(3), timed(4), timed(30)])
+        Report::new(
+            2,
+            ProbeFigures::default(),
+            failure,
+            &[timed(3), timed(4), timed(30)],
+        )
     }
 
     #[test]
     fn the_histogram_doubles_from_the_first_to_the_last() {
-        assert_eq!(buckets(&[0.2, 3.0, 4.0, 30.0]), [(1, 1), (2, 0), (4, 2), (8, 0), (16, 0), (32, 1)]);
+        assert_eq!(
+            buckets(&[0.2, 3.0, 4.0, 30.0]),
+            [(1, 1), (2, 0), (4, 2), (8, 0), (16, 0), (32, 1)]
+        );
         assert!(buckets(&[]).is_empty());
         let text = report(None).text();
-        assert!(text.contains("       4 ms       2  ########################################\n"), "{text}");
+        assert!(
+            text.contains("       4 ms       2  ########################################\n"),
+            "{text}"
+        );
         assert!(text.contains("restored"), "{text}");
     }
 
     #[test]
     fn junit_has_a_case_per_check_and_leaves_out_what_was_not_tried() {
         let passed = report(None).junit();
-        assert!(passed.contains("tests=\"6\" failures=\"0\" errors=\"0\" skipped=\"0\""), "{passed}");
+        assert!(
+            passed.contains("tests=\"6\" failures=\"0\" errors=\"0\" skipped=\"0\""),
+            "{passed}"
+        );
         let failed = report(Some("restored")).junit();
-        assert!(failed.contains("failures=\"1\" errors=\"0\" skipped=\"3\""), "{failed}");
-        assert!(failed.contains("<failure message=\"1 of 2 &lt;sessions&gt; &quot;held&quot;\"/>"), "{failed}");
-        assert!(report(Some("other")).junit().contains("tests=\"7\" failures=\"1\""));
+        assert!(
+            failed.contains("failures=\"1\" errors=\"0\" skipped=\"3\""),
+            "{failed}"
+        );
+        assert!(
+            failed.contains("<failure message=\"1 of 2 &lt;sessions&gt; &quot;held&quot;\"/>"),
+            "{failed}"
+        );
+        assert!(
+            report(Some("other"))
+                .junit()
+                .contains("tests=\"7\" failures=\"1\"")
+        );
     }
 
     #[test]

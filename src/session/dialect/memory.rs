@@ -3,8 +3,8 @@
 use std::borrow::Cow;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use rand::{RngExt as _, SeedableRng as _};
 use rand::rngs::SmallRng;
+use rand::{RngExt as _, SeedableRng as _};
 use serde_json::Value;
 
 use crate::api::script::{Names, Saved, Script};
@@ -128,7 +128,8 @@ impl Memory {
     pub(super) fn welcomed(&mut self, resuming: bool) -> bool {
         let given_up = self.refused >= RESUMES;
         let found = if resuming {
-            self.saved("resumed").is_none_or(|value| *value != Value::Bool(false))
+            self.saved("resumed")
+                .is_none_or(|value| *value != Value::Bool(false))
         } else {
             !(self.known && given_up)
         };

@@ -110,12 +110,18 @@ fn socket_io_opens_pings_and_comes_back_with_pid_and_offset() {
     play.socket();
     play.hear(r#"0{"sid":"e3"}"#);
     let connect: Value = serde_json::from_str(play.said().strip_prefix("40").unwrap()).unwrap();
-    assert_eq!(connect, json!({"token": "secret", "pid": "p2", "offset": "offset-9"}));
+    assert_eq!(
+        connect,
+        json!({"token": "secret", "pid": "p2", "offset": "offset-9"})
+    );
     assert!(resumed(play.hear(r#"40{"sid":"s2","pid":"p2"}"#)));
 
     play.socket();
     play.hear(r#"0{"sid":"e4"}"#);
-    assert!(!resumed(play.hear(r#"40{"sid":"other","pid":"p9"}"#)), "another sid is another session");
+    assert!(
+        !resumed(play.hear(r#"40{"sid":"other","pid":"p9"}"#)),
+        "another sid is another session"
+    );
 }
 
 #[test]
@@ -123,14 +129,20 @@ fn graphql_sends_the_token_and_answers_pings() {
     let mut play = Play::new(ready(Ready::GraphqlTransportWs).unwrap());
     play.go();
     let init: Value = serde_json::from_str(&play.said()).unwrap();
-    assert_eq!(init, json!({"type": "connection_init", "payload": {"Authorization": "Bearer secret"}}));
+    assert_eq!(
+        init,
+        json!({"type": "connection_init", "payload": {"Authorization": "Bearer secret"}})
+    );
     assert!(resumed(play.hear(r#"{"type":"connection_ack"}"#)));
     play.hear(r#"{"type":"ping"}"#);
     assert_eq!(play.said(), r#"{"type":"pong"}"#);
     play.ask("c-1", true);
     play.go();
     assert_eq!(play.said(), r#"{"type":"ping"}"#);
-    assert!(matches!(play.hear(r#"{"type":"pong"}"#), Some(ServerFrame::State { .. })));
+    assert!(matches!(
+        play.hear(r#"{"type":"pong"}"#),
+        Some(ServerFrame::State { .. })
+    ));
 }
 
 #[test]
@@ -142,7 +154,13 @@ fn stomp_waits_for_its_own_receipt() {
     play.ask("c-1", false);
     play.go();
     let begin = play.said();
-    let nonce = begin.lines().nth(1).unwrap().strip_prefix("transaction:").unwrap().to_owned();
+    let nonce = begin
+        .lines()
+        .nth(1)
+        .unwrap()
+        .strip_prefix("transaction:")
+        .unwrap()
+        .to_owned();
     assert_eq!(play.hear("RECEIPT\nreceipt-id:other\n\n\0"), None);
     assert!(play.hear(&format!("RECEIPT\nreceipt-id:{nonce}\n\n\0")).is_some());
     assert!(play.said().starts_with("ABORT\n"));
@@ -158,12 +176,20 @@ async fn what_does_not_come_is_overdue_and_named() {
     let begun = Instant::now();
     assert_eq!(play.tongue.deadline(), Some(begun + Duration::from_secs(2)));
     play.hear("something else");
-    assert_eq!(play.tongue.deadline(), Some(begun + Duration::from_secs(2)), "others buy no time");
+    assert_eq!(
+        play.tongue.deadline(),
+        Some(begun + Duration::from_secs(2)),
+        "others buy no time"
+    );
     assert_eq!(play.tongue.overdue(begun), None);
     let missed = play.tongue.overdue(begun + Duration::from_secs(2)).unwrap();
     assert_eq!(missed.0, "open[1].expect");
     assert!(resumed(play.hear("welcome")));
-    assert_eq!(play.tongue.deadline(), None, "nothing is waited for between exchanges");
+    assert_eq!(
+        play.tongue.deadline(),
+        None,
+        "nothing is waited for between exchanges"
+    );
 }
 
 #[test]
@@ -175,7 +201,12 @@ fn a_resume_that_is_refused_twice_is_a_lost_session() {
     }));
     play.go();
     play.said();
-    let Some(ServerFrame::Welcome { session, resumed: true, .. }) = play.hear("id 42") else {
+    let Some(ServerFrame::Welcome {
+        session,
+        resumed: true,
+        ..
+    }) = play.hear("id 42")
+    else {
         panic!("welcomed");
     };
     assert_eq!(session, "42");
@@ -213,7 +244,10 @@ fn a_state_is_kept_from_the_first_reading_and_a_loss_is_told_twice() {
     assert!(read(r#"{"history":["a","b"]}"#));
     assert!(read(r#"{ "history": ["a", "b"] }"#));
     assert!(!read(r#"{"history":["a"]}"#));
-    assert!(read(r#"{"history":["a","b"]}"#), "a second reading may set it right");
+    assert!(
+        read(r#"{"history":["a","b"]}"#),
+        "a second reading may set it right"
+    );
     assert!(!read(r#"{"history":[]}"#));
     assert!(!read(r#"{"history":[]}"#), "and may confirm it");
     assert!(read(r#"{"history":[]}"#), "then it is counted once");

@@ -46,7 +46,10 @@ struct Measured {
 
 /// Measures, prints, writes.
 pub fn run(options: &Options) -> Result<()> {
-    let (wsroll, echo) = shell::step("building as it is released (minutes, the first time)", cargo::build_for_bench)?;
+    let (wsroll, echo) = shell::step(
+        "building as it is released (minutes, the first time)",
+        cargo::build_for_bench,
+    )?;
     let bench = Bench {
         wsroll,
         echo,
@@ -96,7 +99,17 @@ impl Bench {
         let scheme = if tls { "wss" } else { "ws" };
         let mut command = shell::command(&self.wsroll);
         command
-            .args(["load", "--dialect", "echo", "--output", "json", "--say-every", "1h", "--duration", "10m"])
+            .args([
+                "load",
+                "--dialect",
+                "echo",
+                "--output",
+                "json",
+                "--say-every",
+                "1h",
+                "--duration",
+                "10m",
+            ])
             .args(["--url", &format!("{scheme}://localhost:{}/", address.port())])
             .args(["--connect-to", &address.to_string()])
             .args(["--sessions", &sessions.to_string(), "--connect-rate", "1000"]);
@@ -136,8 +149,23 @@ impl Bench {
     fn certify(&self) -> Result<()> {
         shell::run(
             shell::command("openssl")
-                .args(["req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes"])
-                .args(["-days", "2", "-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost"])
+                .args([
+                    "req",
+                    "-x509",
+                    "-newkey",
+                    "ec",
+                    "-pkeyopt",
+                    "ec_paramgen_curve:P-256",
+                    "-nodes",
+                ])
+                .args([
+                    "-days",
+                    "2",
+                    "-subj",
+                    "/CN=localhost",
+                    "-addext",
+                    "subjectAltName=DNS:localhost",
+                ])
                 .args(["-addext", "basicConstraints=critical,CA:FALSE"])
                 .args(["-keyout", "tls.key", "-out", "tls.crt"])
                 .current_dir(self.scratch.path()),

@@ -44,7 +44,13 @@ const PROBED: [Probed; 6] = [
         program: "graphql-ws-server.js",
         arguments: &[],
         path: "/graphql",
-        dialect: &["--dialect", "graphql-transport-ws", "--token-env", "WSROLL_PROBE_TOKEN", "--token-in-script"],
+        dialect: &[
+            "--dialect",
+            "graphql-transport-ws",
+            "--token-env",
+            "WSROLL_PROBE_TOKEN",
+            "--token-in-script",
+        ],
         passes: true,
     },
     Probed {
@@ -96,13 +102,26 @@ impl Probed {
         let mut probe = shell::command(wsroll);
         probe
             .env("WSROLL_PROBE_TOKEN", TOKEN)
-            .args(["probe", "--sessions", "10", "--hold", "2s", "--timeout", "4s", "--output", "json"])
+            .args([
+                "probe",
+                "--sessions",
+                "10",
+                "--hold",
+                "2s",
+                "--timeout",
+                "4s",
+                "--output",
+                "json",
+            ])
             .args(["--url", &format!("ws://{address}{}", self.path)])
             .args(self.dialect);
         let output = probe.output().context("failed to start wsroll")?;
         let told = String::from_utf8_lossy(&output.stdout).into_owned();
         if output.status.success() != self.passes {
-            bail!("{told} {}", shell::tail(&String::from_utf8_lossy(&output.stderr), 5));
+            bail!(
+                "{told} {}",
+                shell::tail(&String::from_utf8_lossy(&output.stderr), 5)
+            );
         }
         if self.passes {
             let report: serde_json::Value = serde_json::from_str(&told)?;
