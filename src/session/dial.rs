@@ -24,8 +24,9 @@ use super::tls;
 use super::token::Token;
 use super::wire::Reconnect;
 
-/// 4 KiB each way instead of tungstenite's 128: an idle socket then costs under 6 KB instead of 137.
-const BUFFER: usize = 4 * 1024;
+/// 1 KiB each way instead of tungstenite's 128: it is what most of an idle socket's memory is. Longer messages are read in
+/// pieces.
+const BUFFER: usize = 1024;
 /// A state with its whole history fits; anything larger is not this protocol.
 const MAX_MESSAGE: usize = 1024 * 1024;
 /// The response header in which a service may name its revision before its first message.

@@ -125,7 +125,8 @@ pub(super) fn reason(error: &(dyn std::error::Error + 'static)) -> Option<&'stat
 fn sentence(error: &rustls::Error) -> &'static str {
     match error {
         rustls::Error::InvalidCertificate(certificate) => match certificate {
-            CertificateError::UnknownIssuer => {
+            // A root of the same name with another key: one that was renewed.
+            CertificateError::UnknownIssuer | CertificateError::BadSignature => {
                 "the service's certificate comes from an issuer that is not trusted; name its root in tls.caFrom (--ca-file)"
             }
             CertificateError::Expired | CertificateError::ExpiredContext { .. } => {

@@ -54,7 +54,10 @@ impl Session {
         for place in 0..self.fading.len() {
             match self.fading[place].socket.poll(cx) {
                 Poll::Ready(Incoming::Frame(frame)) => self.on_frame(frame, From::Fading),
-                Poll::Ready(Incoming::End(_)) => drop(self.fading.remove(place)),
+                Poll::Ready(Incoming::End(_)) => {
+                    drop(self.fading.remove(place));
+                    self.gone(Instant::now());
+                }
                 Poll::Pending => continue,
             }
             return true;

@@ -51,6 +51,8 @@ pub struct Session {
     attempt: Option<Attempt>,
     /// Sockets that are let go, and read until they close.
     fading: Vec<Fading>,
+    /// The attempt waits for the old sockets to end.
+    after_close: bool,
     outage: Option<Outage>,
     /// How `current` ended while its successor was on its way: no disconnect, unless the successor fails.
     handed_over: Option<(End, bool)>,
@@ -126,6 +128,7 @@ impl Session {
             current: None,
             attempt: None,
             fading: Vec::new(),
+            after_close: false,
             outage: None,
             handed_over: None,
             restored: false,
@@ -188,6 +191,23 @@ impl Session {
         self.let_go(now);
         self.outage = Some(Outage::new(cause, Some(now)));
         self.schedule(now);
+        // A foreign service may know that a session is free to be resumed only when its old socket has ended (Socket.IO does).
+        self.after_close = self.memory.is_some() && !self.fading.is_empty();
+        if self.after_close
+            && let Some(Attempt::Waiting(at)) = &mut self.attempt
+        {
+            *at = (*at).max(now + CLOSE);
+        }
+    }
+
+    /// The last of the old sockets is gone: whoever waited for that need wait no longer.
+    fn gone(&mut self, now: Instant) {
+        if self.fading.is_empty()
+            && std::mem::take(&mut self.after_close)
+            && let Some(Attempt::Waiting(at)) = &mut self.attempt
+        {
+            *at = now;
+        }
     }
 
     fn let_go(&mut self, now: Instant) {

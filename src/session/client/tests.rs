@@ -365,3 +365,29 @@ async fn a_service_that_speaks_nothing_but_websocket_is_known_by_its_pongs() {
     let (texts, ()) = tokio::join!(serve, walk);
     assert_eq!(texts, 0, "nothing is said to a foreign service");
 }
+
+#[tokio::test]
+async fn a_script_lets_go_of_its_socket_before_it_comes_back() {
+    let service = Service::start().await;
+    let mut config = service.config();
+    let script = serde_json::from_value(json!({"exchange": [{"ping": {}}]})).unwrap();
+    config.dialect = Dialect::Script;
+    config.script = Some(Arc::new(crate::api::script::Script::compile(&script).unwrap()));
+    let mut session = session(config);
+    let serve = async {
+        let leaving = service.accept().await.read_to_end();
+        tokio::select! {
+            biased;
+            _ = leaving => {}
+            _ = service.accept() => panic!("it came back before it was gone"),
+        }
+        service.accept().await.read_to_end().await
+    };
+    let walk = async {
+        welcomed(&mut session).await;
+        session.hand_off(None);
+        welcomed(&mut session).await;
+        session.shutdown().await;
+    };
+    tokio::join!(serve, walk);
+}
