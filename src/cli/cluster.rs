@@ -13,7 +13,8 @@ use tokio::time::timeout;
 use crate::api::status::Request;
 use crate::api::{ANNOTATION_REQUEST, WebSocketRollout};
 use crate::operator::stories;
-use crate::report::story::Stories;
+use crate::report::audit::{By, Scrub};
+use crate::report::story::{Extras, Stories};
 use crate::workload::labels;
 use crate::workload::labels::MANAGER_REQUEST;
 
@@ -126,7 +127,7 @@ impl Rollout {
         user.or_else(configured_user)
     }
 
-    /// The stories of the last releases that the operator keeps; none where there are none, or they may not be read.
+    /// The stories of the last releases that the operator keeps, with what the status says since; none where there are none.
     pub async fn stories(&self, live: &WebSocketRollout) -> Stories {
         let maps: Api<ConfigMap> = Api::namespaced(self.api.clone().into_client(), &self.namespace);
         let name = stories::name(&self.name);
@@ -144,11 +145,20 @@ impl Rollout {
             Err(_) => None,
         };
         let ours = |map: &ConfigMap| map.annotations().get(labels::ROLLOUT_UID) == live.uid().as_ref();
-        found
-            .filter(ours)
-            .as_ref()
-            .map(stories::stories_of)
-            .unwrap_or_default()
+        let ours = found.filter(ours);
+        let mut kept = ours.as_ref().map(stories::stories_of).unwrap_or_default();
+        if let Some(status) = &live.status {
+            // A stored story is as old as its last change of phase.
+            let (by, scrub) = (By::default(), Scrub::default().with_pins(&[status]));
+            let extras = Extras {
+                evidence: &[],
+                rehearsal: None,
+                by: &by,
+                scrub: &scrub,
+            };
+            kept.advance(status, extras);
+        }
+        kept
     }
 
     /// Writes the request annotation, with who asks where that is known. Nothing that Git owns is touched.

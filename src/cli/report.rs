@@ -13,9 +13,9 @@ use serde_json::{Value, json};
 
 use super::cluster::Target;
 use super::output::{self, Format, table};
-use crate::report::audit::{AuditRecord, By, Scrub};
+use crate::report::audit::AuditRecord;
 use crate::report::story::page::{Block, Page, at, page};
-use crate::report::story::{Extras, Read, Stories, Story, from_records};
+use crate::report::story::{Read, Stories, Story, from_records};
 
 /// Which release to report, from where, and how.
 #[derive(Clone, Debug, Args)]
@@ -76,15 +76,6 @@ async fn from_cluster(
     let live = rollout.get().await?;
     let mut stories = rollout.stories(&live).await;
     if let Some(status) = &live.status {
-        // The stored story is as old as the last change of phase: the status has what came since.
-        let none = (By::default(), Scrub::default().with_pins(&[status]));
-        let extras = Extras {
-            evidence: &[],
-            rehearsal: None,
-            by: &none.0,
-            scrub: &none.1,
-        };
-        stories.advance(status, extras);
         add_bare(&mut stories, status.history.iter().map(Story::of_past));
     }
     let name = live.metadata.name.as_deref().unwrap_or_default();

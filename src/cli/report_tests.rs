@@ -39,7 +39,7 @@ fn trail() -> String {
 
 fn report(trail: &str, namespace: Option<&str>, release: Option<u64>, form: Form) -> anyhow::Result<String> {
     let read = Read::of(trail.as_bytes(), "chat", namespace)?;
-    from_file(read, "chat", release, form, NOW.parse().unwrap())
+    from_file(read, "chat", release, form, NOW.parse()?)
 }
 
 #[test]

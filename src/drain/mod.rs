@@ -3,7 +3,7 @@
 pub mod accounting;
 pub mod client;
 pub mod gauge;
-mod http;
+pub(crate) mod http;
 pub mod identity;
 pub mod protocol;
 

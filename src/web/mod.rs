@@ -92,6 +92,7 @@ mod tests {
         let mut registry = Registry::with_prefix("wsroll");
         registry.register("tries", "Tries", Counter::<u64>::default());
         let readiness = Readiness::default();
+        let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let base = format!("http://{}", listener.local_addr().unwrap());
         let stop = CancellationToken::new();

@@ -156,6 +156,15 @@ fn a_restarted_operator_does_not_tell_again_what_status_has() {
     }
 }
 
+fn counts((notified, acknowledged, closed_clean): (u64, u64, u64)) -> DrainCounts {
+    DrainCounts {
+        notified,
+        acknowledged: Some(acknowledged),
+        closed_clean,
+        closed_forced: 0,
+    }
+}
+
 #[test]
 fn pods_tell_totals_and_the_trail_says_what_was_added() {
     let status = &rolled_back()[3];
@@ -172,14 +181,6 @@ fn pods_tell_totals_and_the_trail_says_what_was_added() {
         delta: counts(delta),
         total: counts(total),
     };
-    fn counts((notified, acknowledged, closed_clean): (u64, u64, u64)) -> DrainCounts {
-        DrainCounts {
-            notified,
-            acknowledged: Some(acknowledged),
-            closed_clean,
-            closed_forced: 0,
-        }
-    }
     assert_eq!(told[0].event, expected((5, 70, 1), (85, 70, 61)));
     assert_eq!(told[0].pod.as_deref(), Some("chat-1"));
     assert!(

@@ -115,7 +115,8 @@ pub fn cut(mut text: String, most: usize) -> String {
 /// The value as it stands inside a JSON string.
 fn escaped(secret: &str) -> String {
     let quoted = serde_json::to_string(secret).unwrap_or_default();
-    quoted.trim_matches('"').to_owned()
+    let inner = quoted.strip_prefix('"').and_then(|rest| rest.strip_suffix('"'));
+    inner.unwrap_or(secret).to_owned()
 }
 
 /// A word without what follows a question mark in a URL or a path, and without a URL's user name and password.

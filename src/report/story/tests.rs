@@ -144,14 +144,14 @@ Unannounced  2
 Weights back 1300 ms after the verdict
 
 Timeline
-TIME                  AFTER   WHAT                     WHY
+TIME                  AFTER   WHAT                      WHY
 2026-11-22T08:00:00Z  +0s     begun
 2026-11-22T08:00:00Z  +0s     Preflight
 2026-11-22T08:00:05Z  +5s     Rehearsing
 2026-11-22T08:00:20Z  +20s    Moving, step 1 (10 %)
 2026-11-22T08:00:45Z  +45s    Analysing, step 1 (10 %)
 2026-11-22T08:00:50Z  +50s    Surging, step 2 (100 %)
-2026-11-22T08:01:01Z  +1m1s   RollingBack              3 sessions came back without their state
+2026-11-22T08:01:01Z  +1m1s   RollingBack               3 sessions came back without their state
 2026-11-22T08:01:20Z  +1m20s  RolledBack
 
 Verdicts
@@ -233,6 +233,10 @@ fn ten_releases_are_remembered() {
     assert!(stories.0[1].outcome.is_some() && stories.0[0].outcome.is_none());
 }
 
+fn figures(attempts: u64) -> Value {
+    json!({"attempts": attempts, "restored": attempts, "failed": 0, "stateLost": 0, "unannounced": 0, "restoredP50Ms": 40, "restoredP95Ms": 90})
+}
+
 #[test]
 fn probes_and_scenarios_of_this_release_count_and_those_of_another_do_not() {
     let evidence = |since: &str, attempts: u64| -> ProbeEvidence {
@@ -242,9 +246,6 @@ fn probes_and_scenarios_of_this_release_count_and_those_of_another_do_not() {
         )
         .unwrap()
     };
-    fn figures(attempts: u64) -> Value {
-        json!({"attempts": attempts, "restored": attempts, "failed": 0, "stateLost": 0, "unannounced": 0, "restoredP50Ms": 40, "restoredP95Ms": 90})
-    }
     let report = |run: &str| -> RehearsalReport {
         serde_json::from_value(json!({"run": run, "stage": "passed", "sessions": 10, "figures": figures(10), "scenarios": [
             {"scenario": "Crash", "sessions": 10, "figures": figures(10), "meanMs": 412, "limitMs": 30_000,

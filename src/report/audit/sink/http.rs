@@ -13,6 +13,7 @@ use tokio::io::AsyncReadExt as _;
 use url::{Host, Url};
 
 use super::{Error, Refusal};
+use crate::drain::http::with_roots;
 
 /// How long a batch waits for more records.
 pub(super) const LINGER: Duration = Duration::from_secs(1);
@@ -61,7 +62,12 @@ impl Default for HttpSettings {
 
 impl HttpSink {
     pub(super) async fn new(url: Url, settings: HttpSettings) -> Result<Self, Error> {
-        let client = reqwest::Client::builder()
+        let mut roots = rustls::RootCertStore::empty();
+        if url.scheme() == "https" {
+            // A machine without root certificates fails at the handshake, with the better message.
+            roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
+        }
+        let client = with_roots(reqwest::Client::builder(), roots)
             .timeout(settings.timeout)
             .connect_timeout(settings.timeout)
             // A redirect would send the header elsewhere.
