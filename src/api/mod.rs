@@ -11,6 +11,9 @@ pub mod status;
 mod thresholds;
 pub mod validate;
 
+#[cfg(test)]
+mod hostile_tests;
+
 pub use quantity::{Count, Span};
 pub use spec::{WebSocketRollout, WebSocketRolloutSpec};
 pub use status::RolloutStatus;
