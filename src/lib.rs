@@ -6,6 +6,8 @@
 pub mod api;
 pub mod engine;
 
+pub mod outbound;
+
 pub mod drain;
 pub mod session;
 
@@ -23,3 +25,6 @@ pub mod lint;
 pub mod operator;
 
 pub mod cli;
+
+#[cfg(test)]
+mod hostile;

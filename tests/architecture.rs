@@ -9,7 +9,7 @@
 use std::path::{Path, PathBuf};
 
 /// The rooms of `src`.
-const ROOMS: [&str; 14] = [
+const ROOMS: [&str; 15] = [
     "api",
     "cli",
     "conformance",
@@ -17,6 +17,7 @@ const ROOMS: [&str; 14] = [
     "engine",
     "lint",
     "operator",
+    "outbound",
     "probe",
     "proxy",
     "report",
@@ -104,6 +105,9 @@ const OUTSIDE: [&str; 12] = [
     "std::env",
 ];
 
+/// The same, where addresses are data.
+const OUTSIDE_PURE: [&str; 6] = ["tokio", "reqwest", "hyper", "std::fs", "Instant", "std::env"];
+
 #[test]
 fn the_engine_decides_from_what_it_is_shown() {
     forbid("engine", &rooms_but(&["engine", "api"]));
@@ -146,6 +150,13 @@ fn lint_reads_and_asks_nobody() {
     );
     forbid("lint", &words(&OUTSIDE));
     forbid("lint", &words(&["kube::Client", "kube::Api"]));
+}
+
+/// Who may be dialled is decided without knowing who asks.
+#[test]
+fn the_outbound_policy_knows_nobody() {
+    forbid("outbound", &rooms_but(&["outbound"]));
+    forbid("outbound/policy.rs", &words(&OUTSIDE_PURE));
 }
 
 #[test]

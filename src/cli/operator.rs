@@ -4,6 +4,8 @@ use std::net::SocketAddr;
 
 use clap::Args;
 
+use crate::outbound::Allowed;
+
 /// How the operator is run.
 #[derive(Clone, Debug, Args)]
 pub struct OperatorArgs {
@@ -21,4 +23,13 @@ pub struct OperatorArgs {
     /// Image of the sidecar (drain.via: Sidecar) where a rollout names none; absent: the image this operator runs from
     #[arg(long, env = "WSROLL_SIDECAR_IMAGE", value_name = "IMAGE")]
     pub sidecar_image: Option<String>,
+    /// Lets URLs in rollouts (probes and whatever else is called for them) name what is refused otherwise: loopback, link-local,
+    /// metadata, unspecified and multicast addresses. A network, an address or a host name; may be repeated
+    #[arg(
+        long,
+        env = "WSROLL_ALLOW_OUTBOUND",
+        value_delimiter = ',',
+        value_name = "CIDR|HOST"
+    )]
+    pub allow_outbound: Vec<Allowed>,
 }

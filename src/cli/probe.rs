@@ -51,6 +51,7 @@ impl ProbeArgs {
             token: signer.as_ref().and_then(|signer| signer.sign("probe")),
             other_token: signer.as_ref().and_then(|signer| signer.sign("intruder")),
             met: Met::default(),
+            outbound: None,
         };
         let pin = pin.as_deref().map(Pin::new).transpose().context("--pin")?;
         let timeouts = RehearsalTimeouts {

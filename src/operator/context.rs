@@ -19,6 +19,7 @@ use crate::api::WebSocketRollout;
 use crate::drain::{DrainClient, GaugeClient, Token};
 use crate::engine::evidence::ProbeFigures;
 use crate::engine::observed::Look;
+use crate::outbound::Policy;
 use crate::probe::ProbeSupervisor;
 use crate::report::events::Publisher;
 use crate::report::metrics::Metrics;
@@ -51,6 +52,8 @@ pub struct Context {
     pub metrics: Metrics,
     /// Image of sidecars where a rollout names none.
     pub sidecar_image: Option<String>,
+    /// Which hosts the URLs of rollouts may name.
+    pub outbound: Arc<Policy>,
     /// Keys of hashes that leave no trace of what was hashed.
     hasher: std::hash::RandomState,
     /// The wall clock.
@@ -139,6 +142,7 @@ impl Context {
             events,
             metrics,
             sidecar_image: None,
+            outbound: Arc::default(),
             hasher: std::hash::RandomState::new(),
             now: Timestamp::now,
             memory: Mutex::default(),
@@ -150,6 +154,15 @@ impl Context {
     pub fn sidecars_of(self, image: Option<String>) -> Self {
         Self {
             sidecar_image: image,
+            ..self
+        }
+    }
+
+    /// The same with another policy for the URLs of rollouts.
+    #[must_use]
+    pub fn outbound_by(self, policy: Policy) -> Self {
+        Self {
+            outbound: Arc::new(policy),
             ..self
         }
     }

@@ -35,6 +35,7 @@ use tokio::net::TcpListener;
 
 use crate::cli::operator::OperatorArgs;
 use crate::drain::{DrainClient, GaugeClient};
+use crate::outbound::Policy;
 use crate::report::events;
 use crate::report::metrics::Metrics;
 use crate::web::{self, Readiness};
@@ -99,7 +100,10 @@ pub async fn run(args: OperatorArgs) -> anyhow::Result<()> {
     let drain = DrainClient::new(POD_LIMIT).context("failed to build the drain client")?;
     let gauges = GaugeClient::new(POD_LIMIT).context("failed to build the client of metrics")?;
     let ctx = Context::new(client, guard.clone(), stores, drain, gauges, publisher, metrics);
-    let ctx = Arc::new(ctx.sidecars_of(sidecar_image));
+    let ctx = Arc::new(
+        ctx.sidecars_of(sidecar_image)
+            .outbound_by(Policy::new(args.allow_outbound)),
+    );
 
     let stop = shutdown.stop();
     let rounds = ctx.clone();

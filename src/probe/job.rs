@@ -1,10 +1,12 @@
 //! What the operator asks probes to do.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
 
 use crate::engine::evidence::ProbeTarget;
+use crate::outbound::Policy;
 use crate::session::{ConfigError, Dialect, Endpoint, Met, Pin, Profiles, SessionConfig, Token};
 
 /// The `User-Agent` of every probe, so that services can leave them out of their own figures.
@@ -29,6 +31,8 @@ pub struct ProbeDial {
     pub other_token: Option<Token>,
     /// Where the ids of their sessions are collected, so that they can be told from users.
     pub met: Met,
+    /// What may be dialled, where the URL is not the caller's own.
+    pub outbound: Option<Arc<Policy>>,
 }
 
 /// One run of probes.
@@ -113,6 +117,9 @@ impl ProbeDial {
         }
         for (name, value) in &self.headers {
             endpoint = endpoint.header(name, value)?;
+        }
+        if let Some(policy) = &self.outbound {
+            endpoint = endpoint.outbound(Arc::clone(policy));
         }
         Ok(endpoint)
     }

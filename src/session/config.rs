@@ -10,6 +10,7 @@ use url::Url;
 
 use super::backoff::Profiles;
 use super::token::Token;
+use crate::outbound::Policy;
 
 /// The request header that a pins route matches.
 pub const PIN_HEADER: &str = "wsroll-pin";
@@ -46,6 +47,7 @@ pub struct Endpoint {
     pub(super) user_agent: HeaderValue,
     pub(super) connect_timeout: Duration,
     pub(super) tls: Option<Arc<rustls::ClientConfig>>,
+    pub(super) outbound: Option<Arc<Policy>>,
 }
 
 /// The value by which the pins route sends a probe to one revision.
@@ -126,6 +128,7 @@ impl Endpoint {
             user_agent: header_value(user_agent)?,
             connect_timeout: Duration::from_secs(10),
             tls,
+            outbound: None,
         })
     }
 
@@ -158,6 +161,13 @@ impl Endpoint {
             Some(header_value(&names.join(", "))?)
         };
         Ok(self)
+    }
+
+    /// Dials only what the policy lets be dialled: where others wrote the URL.
+    #[must_use]
+    pub fn outbound(mut self, policy: Arc<Policy>) -> Self {
+        self.outbound = Some(policy);
+        self
     }
 
     /// Bounds TCP, TLS and upgrade together.

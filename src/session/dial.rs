@@ -20,6 +20,7 @@ use super::config::{Endpoint, PIN_HEADER, Pin, bearer};
 use super::event::Failure;
 use super::token::Token;
 use super::wire::Reconnect;
+use crate::outbound;
 
 /// 4 KiB each way instead of tungstenite's 128: an idle socket then costs under 6 KB instead of 137.
 const BUFFER: usize = 4 * 1024;
@@ -80,6 +81,9 @@ pub enum DialError {
         #[source]
         source: std::io::Error,
     },
+    /// The operator's policy refuses the host, or what its name leads to.
+    #[error("the host may not be dialled")]
+    NotAllowed(#[source] outbound::Refused),
     /// The TLS handshake failed.
     #[error("failed to agree on TLS")]
     Tls(#[source] std::io::Error),
@@ -118,12 +122,7 @@ pub async fn dial(
 async fn connect(endpoint: &Endpoint, request: Request<()>) -> Result<Dialed, DialError> {
     let mut phases = Phases::default();
     let begun = Instant::now();
-    let tcp = TcpStream::connect(&endpoint.connect_to)
-        .await
-        .map_err(|source| DialError::Connect {
-            address: endpoint.connect_to.clone(),
-            source,
-        })?;
+    let tcp = tcp(endpoint).await?;
     // Small frames must not wait for each other; a socket that cannot do it works all the same.
     let _ = tcp.set_nodelay(true);
     phases.tcp = begun.elapsed();
@@ -165,6 +164,21 @@ async fn connect(endpoint: &Endpoint, request: Request<()>) -> Result<Dialed, Di
         socket,
         phases,
         revision,
+    })
+}
+
+async fn tcp(endpoint: &Endpoint) -> Result<TcpStream, DialError> {
+    let connected = match &endpoint.outbound {
+        None => TcpStream::connect(&endpoint.connect_to).await,
+        Some(policy) => match outbound::connect(policy, &endpoint.connect_to).await {
+            Ok(stream) => Ok(stream),
+            Err(outbound::DialError::Io(error)) => Err(error),
+            Err(outbound::DialError::Refused(refused)) => return Err(DialError::NotAllowed(refused)),
+        },
+    };
+    connected.map_err(|source| DialError::Connect {
+        address: endpoint.connect_to.clone(),
+        source,
     })
 }
 
@@ -254,7 +268,7 @@ impl DialError {
         match self {
             // The system reports a failed look-up as "other", without an OS error.
             Self::Connect { source, .. } if source.raw_os_error().is_none() => Failure::Resolve,
-            Self::Connect { .. } => Failure::Connect,
+            Self::Connect { .. } | Self::NotAllowed(_) => Failure::Connect,
             Self::Tls(_) | Self::TlsName => Failure::Tls,
             Self::Refused(status) => Failure::Refused { status: *status },
             Self::Request | Self::Handshake(_) => Failure::Handshake,

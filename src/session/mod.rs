@@ -8,6 +8,8 @@ mod client;
 mod config;
 mod dial;
 mod event;
+#[cfg(test)]
+mod hostile_tests;
 mod ledger;
 pub mod load;
 mod socket;
