@@ -7,6 +7,8 @@ pub mod api;
 pub mod engine;
 
 pub mod analysis;
+pub mod outbound;
+
 pub mod drain;
 pub mod session;
 
@@ -24,3 +26,6 @@ pub mod lint;
 pub mod operator;
 
 pub mod cli;
+
+#[cfg(test)]
+mod hostile;

@@ -113,6 +113,7 @@ async fn a_misspelt_field_is_named_by_the_dry_run() -> Result<()> {
         image: "localhost/none:1",
         drain: &Drain::default(),
         prestop_key: "k",
+        tls: true,
     };
     let fronted = built_with(&scene, &template(), Some(sidecar))?;
     sets.patch(&name, &params, &Patch::Apply(&fronted)).await?;
@@ -137,6 +138,7 @@ async fn pods_leave_rotation_and_a_decrement_cannot_race() -> Result<()> {
         &revision.hash,
         &token::random(),
         &token::random_identity_key(),
+        None,
     );
     scene
         .api::<Secret>()

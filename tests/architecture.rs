@@ -9,7 +9,7 @@
 use std::path::{Path, PathBuf};
 
 /// The rooms of `src`.
-const ROOMS: [&str; 15] = [
+const ROOMS: [&str; 16] = [
     "analysis",
     "api",
     "cli",
@@ -18,6 +18,7 @@ const ROOMS: [&str; 15] = [
     "engine",
     "lint",
     "operator",
+    "outbound",
     "probe",
     "proxy",
     "report",
@@ -105,6 +106,9 @@ const OUTSIDE: [&str; 12] = [
     "std::env",
 ];
 
+/// The same, where addresses are data.
+const OUTSIDE_PURE: [&str; 6] = ["tokio", "reqwest", "hyper", "std::fs", "Instant", "std::env"];
+
 #[test]
 fn the_engine_decides_from_what_it_is_shown() {
     forbid("engine", &rooms_but(&["engine", "api"]));
@@ -147,6 +151,13 @@ fn lint_reads_and_asks_nobody() {
     );
     forbid("lint", &words(&OUTSIDE));
     forbid("lint", &words(&["kube::Client", "kube::Api"]));
+}
+
+/// Who may be dialled is decided without knowing who asks.
+#[test]
+fn the_outbound_policy_knows_nobody() {
+    forbid("outbound", &rooms_but(&["outbound"]));
+    forbid("outbound/policy.rs", &words(&OUTSIDE_PURE));
 }
 
 #[test]

@@ -16,11 +16,12 @@ use tokio_util::task::TaskTracker;
 
 use crate::api::spec::Analysis;
 use crate::engine::observed::MetricView;
+use crate::outbound::{self, Policy};
 pub use source::Subject;
 
 /// Asks in the background. One per operator; rollouts are told apart by key.
 pub struct Gatherer {
-    client: Option<reqwest::Client>,
+    client: Option<outbound::Client>,
     tasks: TaskTracker,
     runs: Mutex<HashMap<String, Run>>,
 }
@@ -43,9 +44,9 @@ struct Metric {
 // === impl Gatherer ===
 
 impl Gatherer {
-    /// A gatherer; without a client (there is no way to make one) every source is in error.
-    pub fn new() -> Self {
-        let client = source::client();
+    /// A gatherer that calls what the policy lets it call; without a client (there is no way to make one) every source is in error.
+    pub fn new(policy: Arc<Policy>) -> Self {
+        let client = source::client(policy);
         if let Err(error) = &client {
             tracing::error!(
                 error = error as &dyn std::error::Error,
@@ -114,12 +115,6 @@ impl Gatherer {
             metric.busy = false;
             metric.count(held);
         });
-    }
-}
-
-impl Default for Gatherer {
-    fn default() -> Self {
-        Self::new()
     }
 }
 

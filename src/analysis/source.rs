@@ -1,11 +1,14 @@
 //! A call to Prometheus or a webhook. Calls have limits of time and size, follow no redirect and carry no credentials.
 
+use std::sync::Arc;
 use std::time::Duration;
 
+use reqwest::Method;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
 use crate::api::spec::Analysis;
+use crate::outbound::{self, Client, Policy};
 
 /// How long a call may take, connecting included.
 const LIMIT: Duration = Duration::from_secs(5);
@@ -45,6 +48,8 @@ pub(super) enum Error {
     NoClient,
     #[error("its address is not a URL")]
     Address,
+    #[error("it is not called: {0}")]
+    Refused(String),
     #[error("it could not be reached: {0}")]
     Unreachable(&'static str),
     #[error("it answered with status {0}")]
@@ -67,6 +72,7 @@ impl Error {
         match self {
             Self::NoClient => "NoClient",
             Self::Address => "Address",
+            Self::Refused(_) => "Refused",
             Self::Unreachable(_) => "Unreachable",
             Self::Status(_) => "Status",
             Self::TooLong => "TooLong",
@@ -78,32 +84,23 @@ impl Error {
     }
 }
 
-/// A client as pods are called with.
-pub(super) fn client() -> reqwest::Result<reqwest::Client> {
-    reqwest::Client::builder()
-        .timeout(LIMIT)
-        .connect_timeout(LIMIT)
-        .redirect(reqwest::redirect::Policy::none())
-        .no_proxy()
-        .user_agent(concat!("wsroll/", env!("CARGO_PKG_VERSION")))
-        .build()
+/// A client that calls what the policy lets it call.
+pub(super) fn client(policy: Arc<Policy>) -> Result<Client, outbound::Error> {
+    Client::new(policy, LIMIT)
 }
 
 /// Asks a source once.
-pub(super) async fn ask(
-    client: &reqwest::Client,
-    analysis: &Analysis,
-    subject: &Subject,
-) -> Result<Answer, Error> {
+pub(super) async fn ask(client: &Client, analysis: &Analysis, subject: &Subject) -> Result<Answer, Error> {
     let request = if let Some(prometheus) = &analysis.prometheus {
         let base = prometheus.address.trim_end_matches('/');
         let mut url = url::Url::parse(&format!("{base}/api/v1/query")).map_err(|_| Error::Address)?;
         url.query_pairs_mut()
             .append_pair("query", &subject.fill(&prometheus.query));
-        client.get(url)
+        client.request(Method::GET, &url).map_err(|e| refused(&e))?
     } else if let Some(webhook) = &analysis.webhook {
         let url = url::Url::parse(&webhook.url).map_err(|_| Error::Address)?;
-        client.post(url).json(&json!({
+        let request = client.request(Method::POST, &url).map_err(|e| refused(&e))?;
+        request.json(&json!({
             "analysis": analysis.name,
             "namespace": subject.namespace,
             "name": subject.name,
@@ -139,6 +136,10 @@ async fn read(request: reqwest::RequestBuilder) -> Result<Vec<u8>, Error> {
         body.extend_from_slice(&chunk);
     }
     Ok(body)
+}
+
+fn refused(error: &outbound::Error) -> Error {
+    Error::Refused(error.to_string())
 }
 
 fn why(error: &reqwest::Error) -> Error {

@@ -39,8 +39,13 @@ fn analysis(value: Value) -> Analysis {
     serde_json::from_value(whole).unwrap()
 }
 
+/// Sources of tests run on this machine.
+fn local() -> crate::outbound::Policy {
+    crate::outbound::Policy::new(vec!["127.0.0.0/8".parse().unwrap()])
+}
+
 async fn asked(analysis: &Analysis) -> Result<Answer, Error> {
-    let client = source::client().unwrap();
+    let client = source::client(std::sync::Arc::new(local())).unwrap();
     source::ask(&client, analysis, &subject()).await
 }
 
@@ -191,7 +196,7 @@ async fn answers_are_counted_in_the_background_and_another_run_begins_from_nothi
     let wanted = [analysis(
         json!({"interval": "1ms", "prometheus": {"address": address, "query": "up"}}),
     )];
-    let gatherer = Gatherer::new();
+    let gatherer = Gatherer::new(std::sync::Arc::new(local()));
     let view = until(&gatherer, &wanted, "one", |v| v.broken_in_a_row == 3).await;
     assert!(view.samples >= 4, "no answer breaks no row: {view:?}");
     assert_eq!(view.last.as_deref(), Some("result is 0.5"));

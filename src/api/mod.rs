@@ -15,6 +15,9 @@ mod thresholds;
 pub mod validate;
 mod verdict;
 
+#[cfg(test)]
+mod hostile_tests;
+
 pub use quantity::{Count, Span};
 pub use spec::{WebSocketRollout, WebSocketRolloutSpec};
 pub use status::RolloutStatus;

@@ -1,7 +1,6 @@
 //! Values that people write in two ways: durations (`10m`, `1h30m`) and counts that may be a share (`3`, `25%`).
 
 use std::borrow::Cow;
-use std::str::FromStr;
 use std::time::Duration;
 
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
@@ -48,12 +47,47 @@ impl Serialize for Span {
 impl<'de> Deserialize<'de> for Span {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let text = Cow::<'de, str>::deserialize(deserializer)?;
-        let parsed = kube::core::Duration::from_str(&text).map_err(de::Error::custom)?;
-        if parsed.is_negative() {
-            return Err(de::Error::custom(format!("duration {text} is negative")));
-        }
-        Ok(Self(parsed.into()))
+        read_span(&text).map(Self).map_err(|problem| {
+            let shown: String = text.chars().take(40).collect();
+            de::Error::custom(format!(
+                "duration {shown:?} {problem}; write it as 30s, 10m or 1h30m"
+            ))
+        })
     }
+}
+
+/// Reads Go's notation. `kube::core::Duration` reads it too, but panics at numbers that no duration holds: what people
+/// and their tools write has to be answered, whatever it is.
+fn read_span(text: &str) -> Result<Duration, &'static str> {
+    if text.starts_with('-') {
+        return Err("is negative");
+    }
+    let mut rest = text.strip_prefix('+').unwrap_or(text);
+    let mut total = Duration::ZERO;
+    while !rest.is_empty() && rest != "0" {
+        let number = rest
+            .find(|c: char| !c.is_ascii_digit() && c != '.')
+            .ok_or("has no unit")?;
+        let (value, behind) = rest.split_at(number);
+        let unit = behind
+            .find(|c: char| c.is_ascii_digit() || matches!(c, '.' | '-' | '+'))
+            .unwrap_or(behind.len());
+        let (unit, next) = behind.split_at(unit);
+        let seconds = match unit {
+            "ns" => 1e-9,
+            "us" | "\u{00b5}s" | "\u{03bc}s" => 1e-6,
+            "ms" => 1e-3,
+            "s" => 1.0,
+            "m" => 60.0,
+            "h" => 3600.0,
+            _ => return Err("has a unit other than h, m, s, ms, us and ns"),
+        };
+        let value: f64 = value.parse().map_err(|_| "has no number before its unit")?;
+        let part = Duration::try_from_secs_f64(value * seconds).map_err(|_| "is too long")?;
+        total = total.checked_add(part).ok_or("is too long")?;
+        rest = next;
+    }
+    Ok(total)
 }
 
 impl JsonSchema for Span {
@@ -77,7 +111,10 @@ impl Count {
     pub fn of(self, replicas: u32) -> u32 {
         match self {
             Self::Pods(pods) => pods,
-            Self::Percent(percent) => (replicas * percent).div_ceil(100),
+            Self::Percent(percent) => {
+                let pods = (u64::from(replicas) * u64::from(percent)).div_ceil(100);
+                u32::try_from(pods).unwrap_or(u32::MAX)
+            }
         }
     }
 }

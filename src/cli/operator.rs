@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use clap::Args;
 
+use crate::outbound::Allowed;
 use crate::report::audit::{FileSettings, HttpSettings, Sinks, Target};
 
 /// How the operator is run.
@@ -41,6 +42,15 @@ pub struct OperatorArgs {
     /// Keep the stories of the last releases in a ConfigMap per rollout, for `wsroll history` and `report`
     #[arg(long, env = "WSROLL_STORIES", default_value_t = true, value_name = "BOOL", action = clap::ArgAction::Set)]
     pub stories: bool,
+    /// Lets URLs in rollouts (probes and whatever else is called for them) name what is refused otherwise: loopback, link-local,
+    /// metadata, unspecified and multicast addresses. A network, an address or a host name; may be repeated
+    #[arg(
+        long,
+        env = "WSROLL_ALLOW_OUTBOUND",
+        value_delimiter = ',',
+        value_name = "CIDR|HOST"
+    )]
+    pub allow_outbound: Vec<Allowed>,
 }
 
 impl OperatorArgs {

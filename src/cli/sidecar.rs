@@ -12,7 +12,7 @@ use super::duration;
 use crate::drain::client::Token;
 use crate::drain::identity::IdentityKey;
 use crate::proxy::settings::SETTINGS_ENV;
-use crate::proxy::{Config, Exit, Settings, Sidecar};
+use crate::proxy::{Config, DrainTls, Exit, Settings, Sidecar};
 
 /// Relay WebSockets to an application, and let them go when the operator asks
 #[derive(Debug, Args)]
@@ -34,6 +34,22 @@ pub struct SidecarArgs {
         value_name = "FILE"
     )]
     token_file: PathBuf,
+    /// The certificate of the drain port, PEM; with it the port is served by TLS only
+    #[arg(
+        long,
+        env = "WSROLL_TLS_CERTIFICATE_FILE",
+        requires = "tls_key_file",
+        value_name = "FILE"
+    )]
+    tls_certificate_file: Option<PathBuf>,
+    /// The certificate's key, PEM
+    #[arg(
+        long,
+        env = "WSROLL_TLS_KEY_FILE",
+        requires = "tls_certificate_file",
+        value_name = "FILE"
+    )]
+    tls_key_file: Option<PathBuf>,
     /// The rollout's key for identities; without such a file there are no events
     #[arg(
         long,
@@ -97,6 +113,8 @@ impl SidecarArgs {
             mut drain_listen,
             application,
             token_file,
+            tls_certificate_file,
+            tls_key_file,
             identity_key_file,
             revision,
             settings,
@@ -113,11 +131,21 @@ impl SidecarArgs {
             (None, None) => anyhow::bail!("give --settings (or {SETTINGS_ENV}), or --application"),
         };
         let local = SocketAddr::from((Ipv4Addr::LOCALHOST, settings.application_port));
+        let tls = match (tls_certificate_file, tls_key_file) {
+            (Some(certificate), Some(key)) => {
+                let tls = DrainTls::new(&read(&certificate)?, &read(&key)?);
+                Some(tls.context("the drain port cannot be served by TLS")?)
+            }
+            // Half of it is a mistake, and never a reason to serve in plain text.
+            (None, None) => None,
+            _ => anyhow::bail!("give --tls-certificate-file and --tls-key-file together"),
+        };
         Ok(Config {
             listen,
             drain_listen,
             application: application.unwrap_or(local),
             token: Token::new(&read(&token_file)?),
+            tls,
             identity_key: if identity_key_file.exists() {
                 Some(IdentityKey::new(&read(&identity_key_file)?))
             } else {

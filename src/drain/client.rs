@@ -7,9 +7,10 @@ use reqwest::{Method, RequestBuilder, Response, StatusCode};
 
 use super::http;
 use super::protocol::{
-    DRAIN_PATH, DrainOrder, DrainProgress, EVENTS_PATH, EventsReport, MAX_EVENTS, SESSIONS_PATH,
-    SessionsReport,
+    DRAIN_PATH, DrainOrder, DrainProgress, EVENTS_PATH, EventsReport, MAX_EVENTS, MAX_SESSIONS,
+    SESSIONS_PATH, SessionsReport,
 };
+use super::tls::{self, Trust};
 
 /// How long one call may take, connecting included.
 pub const DEFAULT_TIMEOUT: Duration = Duration::from_secs(2);
@@ -20,6 +21,11 @@ pub const MAX_ANSWER: usize = 64 * 1024;
 /// The longest answer with events, bytes: [`MAX_EVENTS`] with the longest ids of orders.
 pub const MAX_EVENTS_ANSWER: usize = 512 * 1024;
 
+/// The longest name that a report may hold, bytes.
+const MAX_NAME: usize = 256;
+/// The highest counter that a report may hold: far above any, and far below where sums turn over.
+const MAX_COUNTER: u64 = 1_000_000_000_000_000;
+
 /// How much of a pod's own words is repeated in an error, characters.
 const MAX_REASON: usize = 200;
 
@@ -27,8 +33,8 @@ const MAX_REASON: usize = 200;
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// The HTTP client itself could not be made.
-    #[error("failed to build the http client")]
-    Build(#[source] reqwest::Error),
+    #[error("failed to make the http client")]
+    Build(#[source] http::BuildError),
     /// No connection, or no answer in time.
     #[error("failed to reach the pod's drain port")]
     Unreachable(#[source] reqwest::Error),
@@ -46,14 +52,19 @@ pub enum Error {
     BadAnswer(String),
 }
 
-/// A rollout revision's drain token. Never shown by `Debug`.
-#[derive(Clone, PartialEq, Eq)]
-pub struct Token(String);
+/// What opens the drain port of a revision's pods: its token, and whom to trust to be such a pod. Never shown by `Debug`.
+#[derive(Clone)]
+pub struct Token {
+    text: String,
+    /// With it the pods are called by TLS only; there is no way back to plain text.
+    trust: Option<Trust>,
+}
 
 /// Talks to pods, one call at a time. Cheap to clone: clones share connections.
 #[derive(Clone, Debug)]
 pub struct DrainClient {
     http: reqwest::Client,
+    timeout: Duration,
 }
 
 // === impl Error ===
@@ -93,14 +104,39 @@ impl Error {
 impl Token {
     /// Takes the token as it stands in the Secret; white space at the ends does not count.
     pub fn new(text: &str) -> Self {
-        Self(text.trim().to_owned())
+        Self {
+            text: text.trim().to_owned(),
+            trust: None,
+        }
+    }
+
+    /// The same for pods that prove who they are.
+    #[must_use]
+    pub fn trusting(self, trust: Trust) -> Self {
+        Self {
+            trust: Some(trust),
+            ..self
+        }
+    }
+
+    /// Whether it is shown only to pods that prove who they are.
+    pub fn is_sealed(&self) -> bool {
+        self.trust.is_some()
     }
 
     /// The token itself, for the one header it is sent in.
     pub fn expose(&self) -> &str {
-        &self.0
+        &self.text
     }
 }
+
+impl PartialEq for Token {
+    fn eq(&self, other: &Self) -> bool {
+        self.text == other.text && self.is_sealed() == other.is_sealed()
+    }
+}
+
+impl Eq for Token {}
 
 impl std::fmt::Debug for Token {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -116,7 +152,12 @@ impl DrainClient {
     /// It follows no redirect and uses no proxy: the token goes to the pod's own address only.
     pub fn new(timeout: Duration) -> Result<Self, Error> {
         let http = http::client(timeout).map_err(Error::Build)?;
-        Ok(Self { http })
+        Ok(Self { http, timeout })
+    }
+
+    /// Trust in pods that prove `name` by a certificate of `authority` (PEM), and in nobody else. It has connections of its own.
+    pub fn trust(&self, authority: &str, name: &str) -> Result<Trust, tls::Error> {
+        Trust::new(authority, name, self.timeout)
     }
 
     /// Reads a pod's sessions.
@@ -124,7 +165,10 @@ impl DrainClient {
         let body = self
             .call(self.request(Method::GET, pod, SESSIONS_PATH, token))
             .await?;
-        serde_json::from_slice(&body).map_err(|error| Error::BadAnswer(shortened(&error.to_string())))
+        let report: SessionsReport =
+            serde_json::from_slice(&body).map_err(|error| Error::BadAnswer(shortened(&error.to_string())))?;
+        check_report(&report).map_err(|reason| Error::BadAnswer(reason.to_owned()))?;
+        Ok(report)
     }
 
     /// Reads the events after number `after`: one page of them. `None`: the pod does not offer them.
@@ -175,8 +219,11 @@ impl DrainClient {
     }
 
     fn request(&self, method: Method, pod: SocketAddr, path: &str, token: &Token) -> RequestBuilder {
-        self.http
-            .request(method, format!("http://{pod}{path}"))
+        let (http, scheme) = match &token.trust {
+            Some(trust) => (&trust.http, "https"),
+            None => (&self.http, "http"),
+        };
+        http.request(method, format!("{scheme}://{pod}{path}"))
             .bearer_auth(token.expose())
     }
 
@@ -220,6 +267,45 @@ async fn read_bounded(mut answer: Response, most: usize) -> Result<Vec<u8>, Erro
     Ok(body)
 }
 
+/// What a report can say and be believed. Counts of many pods are added up: one that claims more sessions than a
+/// process can have would turn the sum over, and an unknown pod is safer than a wrong sum.
+pub(super) fn check_report(report: &SessionsReport) -> Result<(), &'static str> {
+    let short = |text: Option<&String>| text.is_none_or(|text| text.len() <= MAX_NAME);
+    if report.open > MAX_SESSIONS || report.dormant.is_some_and(|dormant| dormant > MAX_SESSIONS) {
+        return Err("it claims more than 100000000 sessions");
+    }
+    if !short(report.instance.as_ref()) || !short(report.revision.as_ref()) {
+        return Err("instance or revision is longer than 256 bytes");
+    }
+    let totals = report.totals.as_ref();
+    let counters = totals.map(|t| [t.accepted, t.refused, t.resumed, t.resume_failed, t.state_lost]);
+    if counters.into_iter().flatten().flatten().any(|n| n > MAX_COUNTER) {
+        return Err("a counter of totals is above 10^15");
+    }
+    let Some(drain) = &report.drain else {
+        return Ok(());
+    };
+    let counts = [
+        drain.eligible,
+        drain.notified,
+        drain.acked,
+        drain.closed_clean,
+        drain.closed_forced,
+        drain.busy,
+        drain.dormant,
+    ];
+    if drain.id.len() > MAX_NAME || counts.into_iter().flatten().any(|n| n > MAX_SESSIONS) {
+        return Err("drain.id is longer than 256 bytes, or drain counts more than 100000000 sessions");
+    }
+    if drain
+        .rate_per_second
+        .is_some_and(|rate| !(0.0..=1e9).contains(&rate))
+    {
+        return Err("drain.ratePerSecond is no rate");
+    }
+    Ok(())
+}
+
 /// What the protocol says of events beyond their types: a pod that breaks it is not believed at all.
 fn check_events(report: &EventsReport) -> Result<(), &'static str> {
     let events = &report.events;
@@ -230,6 +316,12 @@ fn check_events(report: &EventsReport) -> Result<(), &'static str> {
         return Err("the events' numbers do not rise up to next");
     }
     let is_hash = |text: &str| text.len() == 16 && text.bytes().all(|b| b.is_ascii_hexdigit());
+    if events
+        .iter()
+        .any(|e| e.order.as_ref().is_some_and(|id| id.len() > MAX_NAME))
+    {
+        return Err("the id of an event's order is longer than 256 bytes");
+    }
     if !events.iter().all(|e| is_hash(&e.session)) {
         return Err("an event's session is not a hash of 16 hexadecimal digits");
     }

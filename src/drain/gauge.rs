@@ -7,6 +7,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use super::http;
+use super::protocol::MAX_SESSIONS;
 
 /// The longest page read from a pod, bytes.
 pub const MAX_PAGE: usize = 4 * 1024 * 1024;
@@ -15,8 +16,8 @@ pub const MAX_PAGE: usize = 4 * 1024 * 1024;
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// The HTTP client itself could not be made.
-    #[error("failed to build the http client")]
-    Build(#[source] reqwest::Error),
+    #[error("failed to make the http client")]
+    Build(#[source] http::BuildError),
     /// No connection, or no whole answer in time.
     #[error("failed to read the pod's metrics")]
     Unreachable(#[source] reqwest::Error),
@@ -117,7 +118,11 @@ pub fn sum(page: &str, metric: &str) -> Result<u64, Unreadable> {
         let value = value_of(rest).ok_or(Unreadable::NoCount)?;
         total = Some(total.unwrap_or(0.0) + value);
     }
-    total.map(|sum| sum.ceil() as u64).ok_or(Unreadable::Absent)
+    let total = total.ok_or(Unreadable::Absent)?;
+    if total > MAX_SESSIONS as f64 {
+        return Err(Unreadable::NoCount);
+    }
+    Ok(total.ceil() as u64)
 }
 
 fn check_type(comment: &str, metric: &str) -> Result<(), Unreadable> {
@@ -141,7 +146,7 @@ fn value_of(rest: &str) -> Option<f64> {
     };
     // An exemplar or a timestamp may follow.
     let value: f64 = rest.split_whitespace().next()?.parse().ok()?;
-    let countable = value.is_finite() && (0.0..=1e15).contains(&value);
+    let countable = value.is_finite() && (0.0..=MAX_SESSIONS as f64).contains(&value);
     countable.then_some(value)
 }
 

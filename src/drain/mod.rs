@@ -3,9 +3,13 @@
 pub mod accounting;
 pub mod client;
 pub mod gauge;
-pub(crate) mod http;
+pub mod http;
 pub mod identity;
 pub mod protocol;
+pub mod tls;
+
+#[cfg(test)]
+mod hostile_tests;
 
 pub use client::{DrainClient, Token};
 pub use gauge::GaugeClient;

@@ -23,6 +23,9 @@ pub const EVENTS_PATH: &str = "/wsroll/v1/events";
 /// The most events in one answer.
 pub const MAX_EVENTS: usize = 1_000;
 
+/// More sessions than any process has: a pod that claims more tells nothing.
+pub const MAX_SESSIONS: u64 = 100_000_000;
+
 /// The close code of a drain when the order does not name one: "service restart" (RFC 6455 registry).
 pub const SERVICE_RESTART: u16 = 1012;
 

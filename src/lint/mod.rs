@@ -11,6 +11,8 @@ mod schema;
 mod traffic;
 
 #[cfg(test)]
+mod hostile_tests;
+#[cfg(test)]
 mod tests;
 
 use serde::Serialize;
@@ -116,6 +118,7 @@ fn refused_template(rollout: &ValidatedRollout) -> Option<String> {
         image: "any",
         drain,
         prestop_key: "any",
+        tls: true,
     };
     let built = replica_set::build(&replica_set::Spec {
         parent: Parent {

@@ -22,6 +22,7 @@ use crate::drain::protocol::DrainProgress;
 use crate::drain::{DrainClient, GaugeClient, Token};
 use crate::engine::evidence::ProbeFigures;
 use crate::engine::observed::{Cut, Look};
+use crate::outbound::Policy;
 use crate::probe::ProbeSupervisor;
 use crate::report::audit::{self, Ledger, Trail};
 use crate::report::events::Publisher;
@@ -61,6 +62,8 @@ pub struct Context {
     pub keeps_stories: bool,
     /// Image of sidecars where a rollout names none.
     pub sidecar_image: Option<String>,
+    /// Which hosts the URLs of rollouts may name.
+    pub outbound: Arc<Policy>,
     /// Keys of hashes that leave no trace of what was hashed.
     hasher: std::hash::RandomState,
     /// The wall clock.
@@ -161,13 +164,14 @@ impl Context {
             stores,
             drain,
             gauges,
-            analysis: Gatherer::new(),
+            analysis: Gatherer::new(Arc::default()),
             probes: ProbeSupervisor::new(),
             events,
             metrics,
             audit: Trail::default(),
             keeps_stories: false,
             sidecar_image: None,
+            outbound: Arc::default(),
             hasher: std::hash::RandomState::new(),
             now: Timestamp::now,
             memory: Mutex::default(),
@@ -189,6 +193,17 @@ impl Context {
         Self {
             audit,
             keeps_stories,
+            ..self
+        }
+    }
+
+    /// The same with another policy for the URLs of rollouts.
+    #[must_use]
+    pub fn outbound_by(self, policy: Policy) -> Self {
+        let outbound = Arc::new(policy);
+        Self {
+            analysis: Gatherer::new(Arc::clone(&outbound)),
+            outbound,
             ..self
         }
     }

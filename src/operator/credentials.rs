@@ -32,7 +32,9 @@ pub struct Credentials {
 impl Credentials {
     /// The tokens that are known now.
     pub fn tokens(&self) -> impl Iterator<Item = &Token> {
-        [&self.own, &self.other].into_iter().filter_map(|known| known.token.as_ref())
+        [&self.own, &self.other]
+            .into_iter()
+            .filter_map(|known| known.token.as_ref())
     }
 }
 
@@ -178,7 +180,8 @@ async fn log_in(
     let bad = |error: crate::session::ConfigError| trouble(error.to_string());
     let mut login = Login::new(&spec.url, &spec.token_path)
         .and_then(|login| login.method(method(spec.method)))
-        .map_err(bad)?;
+        .map_err(bad)?
+        .outbound(ctx.outbound.clone());
     for (name, value) in &spec.headers {
         login = login.header(name, value).map_err(bad)?;
     }

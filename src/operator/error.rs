@@ -37,6 +37,9 @@ pub enum Error {
     /// The rollout's pods cannot be built from its template.
     #[error("failed to build the ReplicaSet")]
     Template(#[source] crate::workload::replica_set::Error),
+    /// The sidecars' certificate cannot be issued.
+    #[error("failed to make a revision's keys")]
+    Certificate(#[source] crate::workload::certificate::Error),
     /// The pins route cannot be built from the user's routes.
     #[error("failed to build the pins route")]
     Pins(#[source] crate::traffic::pins::Error),
@@ -86,6 +89,7 @@ impl Error {
             Self::Raced { .. } => "Raced",
             Self::NotLeading => "NotLeading",
             Self::Template(_) => "InvalidTemplate",
+            Self::Certificate(_) => "Certificate",
             Self::Pins(_) => "InvalidRoute",
             Self::Order { .. } => "OrderRefused",
             Self::SlotTaken { .. } => "SlotTaken",

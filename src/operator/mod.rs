@@ -39,6 +39,7 @@ use tokio::net::TcpListener;
 
 use crate::cli::operator::OperatorArgs;
 use crate::drain::{DrainClient, GaugeClient};
+use crate::outbound::Policy;
 use crate::report::audit::Trail;
 use crate::report::events;
 use crate::report::metrics::Metrics;
@@ -110,7 +111,10 @@ pub async fn run(args: OperatorArgs) -> anyhow::Result<()> {
     let drain = DrainClient::new(POD_LIMIT).context("failed to build the drain client")?;
     let gauges = GaugeClient::new(POD_LIMIT).context("failed to build the client of metrics")?;
     let ctx = Context::new(client, guard.clone(), stores, drain, gauges, publisher, metrics);
-    let ctx = ctx.sidecars_of(sidecar_image).told_to(audit, args.stories);
+    let ctx = ctx
+        .sidecars_of(sidecar_image)
+        .told_to(audit, args.stories)
+        .outbound_by(Policy::new(args.allow_outbound));
     let ctx = Arc::new(ctx);
 
     let stop = shutdown.stop();

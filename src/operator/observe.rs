@@ -10,7 +10,7 @@ use kube::ResourceExt as _;
 use super::context::{Context, Memory, lock};
 use super::error::Result;
 use super::sessions::Polled;
-use super::{accounting, problems, sessions};
+use super::{accounting, probing, problems, sessions};
 use crate::analysis::Subject;
 use crate::api::status::{Request, State};
 use crate::api::{ALL_SLOTS, ANNOTATION_REQUEST, RolloutStatus, ValidatedRollout, WebSocketRollout};
@@ -27,7 +27,7 @@ use crate::traffic::{http_route, pins, slots};
 use crate::workload::labels::{self, Parent};
 use crate::workload::pods::PodFacts;
 use crate::workload::revision::Revision;
-use crate::workload::{replica_set, scale};
+use crate::workload::{address, replica_set, scale};
 
 /// The objects that a round decides on and acts on.
 pub struct Scene {
@@ -59,14 +59,8 @@ pub async fn observe(
     let revision = Revision::of(&rollout.spec.template);
     let namespace = rollout.namespace.as_str();
     let sets = replica_sets(ctx, namespace, &rollout.name);
-    let pods: Vec<_> = ctx
-        .stores
-        .pods
-        .state()
-        .into_iter()
-        .filter(|p| p.namespace().as_deref() == Some(namespace) && is_ours(p.labels(), &rollout.name))
-        .collect();
-    let tokens = sessions::tokens(ctx, &rollout, sets.keys(), memory).await?;
+    let pods = address::vouched(&sets, pods(ctx, namespace, &rollout.name));
+    let tokens = sessions::tokens(ctx, &rollout, &sets, memory).await?;
     let polled = sessions::poll(ctx, &rollout, &sets, &pods, &tokens).await;
     let facts: BTreeMap<String, PodFacts> = pods
         .iter()
@@ -104,7 +98,8 @@ pub async fn observe(
         status.stable.as_deref().unwrap_or_default(),
     );
     if waiting {
-        problems.extend(problems::probes_fail(&rollout, &evidence));
+        problems
+            .extend(probing::refused(ctx, &rollout).or_else(|| problems::probes_fail(&rollout, &evidence)));
     }
     let metrics = metrics(ctx, &rollout, &status);
     let (look, unannounced, cuts) = {
@@ -145,6 +140,9 @@ pub async fn observe(
         tokens,
     })
 }
+
+/// The longest request, bytes: its nonce goes into status, and an annotation may have 256 KiB.
+const MAX_REQUEST: usize = 1024;
 
 /// Marks our pins routes, and tells which pins they carry.
 pub const ANNOTATION_PINS: &str = "wsroll.dev/pins";
@@ -259,6 +257,12 @@ fn replica_sets(ctx: &Context, namespace: &str, rollout: &str) -> BTreeMap<Strin
         .into_iter()
         .filter(|set| set.namespace().as_deref() == Some(namespace) && is_ours(set.labels(), rollout))
         .filter_map(|set| Some((replica_set::revision_of(&set)?.to_owned(), (*set).clone())))
+        .collect()
+}
+
+fn pods(ctx: &Context, namespace: &str, rollout: &str) -> Vec<std::sync::Arc<Pod>> {
+    let all = ctx.stores.pods.state().into_iter();
+    all.filter(|pod| pod.namespace().as_deref() == Some(namespace) && is_ours(pod.labels(), rollout))
         .collect()
 }
 
@@ -405,6 +409,10 @@ fn pins_view(there: &[HTTPRoute], routes: &[HTTPRoute], rollout: &ValidatedRollo
 
 fn request(live: &WebSocketRollout) -> Option<Request> {
     let text = live.annotations().get(ANNOTATION_REQUEST)?;
+    if text.len() > MAX_REQUEST {
+        tracing::warn!(bytes = text.len(), "a request is too long to be one");
+        return None;
+    }
     match serde_json::from_str::<Request>(text) {
         Ok(request) => {
             let seen = live.status.as_ref().and_then(|s| s.last_request.as_ref());

@@ -9,7 +9,7 @@ use super::credentials::{self, Trouble, Whose};
 use crate::api::script::{self, Script};
 use crate::api::spec::{ProbeDialect, ProbeProfiles, TokenFrom, TokenPlace};
 use crate::api::{Span, ValidatedRollout};
-use crate::engine::observed::Look;
+use crate::engine::observed::{Look, Problem};
 use crate::engine::plan::{LookOrder, ProbePlan};
 use crate::probe::{self, FleetJob, Manner, ProbeDial, ProbeJob, ProbeKind, RehearsalJob, RehearsalTimeouts};
 use crate::session::{Dialect, Pin, Profile, Profiles, Token, TokenIn};
@@ -164,6 +164,28 @@ fn pin(value: &str) -> Option<Pin> {
     Pin::new(value).ok()
 }
 
+/// Why the probes' URL is not dialled, as far as the URL tells; what its name leads to is looked at when it is dialled.
+pub fn refused(ctx: &Context, rollout: &ValidatedRollout) -> Option<Problem> {
+    let probes = &rollout.spec.probes;
+    let checked = match (&probes.connect_to, url::Url::parse(&probes.url)) {
+        (_, Err(_)) => return None, // validation has its words for that
+        (Some(address), Ok(_)) => {
+            let host = address
+                .rsplit_once(':')
+                .map_or(address.as_str(), |(host, _)| host);
+            ctx.outbound
+                .check_host(host)
+                .map_err(|refused| ("connectTo", refused))
+        }
+        (None, Ok(url)) => ctx.outbound.check_url(&url).map_err(|refused| ("url", refused)),
+    };
+    let (field, refused) = checked.err()?;
+    Some(Problem {
+        reason: "ProbeHostRefused",
+        message: format!("spec.probes.{field} is not dialled: {refused}"),
+    })
+}
+
 async fn dial(ctx: &Context, rollout: &ValidatedRollout, memory: &Mutex<Memory>) -> Option<ProbeDial> {
     match try_dial(ctx, rollout, memory).await {
         Ok(dial) => Some(dial),
@@ -196,6 +218,7 @@ async fn try_dial(
         subprotocols: probes.subprotocols.clone(),
         other_token: other.or_else(|| token.as_ref().map(Token::tampered)),
         met: lock(memory).met.clone(),
+        outbound: Some(ctx.outbound.clone()),
         token,
         manner: Manner {
             ready,

@@ -252,8 +252,11 @@ async fn dry_run(
 
 async fn refused(ctx: &Context, rollout: &ValidatedRollout, revision: &str) -> Result<Option<String>> {
     // The real one is not known yet, and nobody starts from this.
-    let token = Token::new("dry-run");
-    let set = match revisions::build(ctx, rollout, revision, 0, Role::Rehearsal, &token) {
+    let keys = revisions::Keys {
+        token: Token::new("dry-run"),
+        tls: true,
+    };
+    let set = match revisions::build(ctx, rollout, revision, 0, Role::Rehearsal, &keys) {
         Ok(set) => set,
         Err(error) => return Ok(Some(error.to_string())),
     };

@@ -16,13 +16,22 @@ use crate::drain::Token;
 use crate::engine::observed::Problem;
 use crate::workload::labels::{self, Role};
 use crate::workload::sidecar::{self, Sidecar};
-use crate::workload::{replica_set, token};
+use crate::workload::{certificate, replica_set, token};
+
+/// What a revision's Secret holds, as far as its ReplicaSet depends on it.
+#[derive(Debug)]
+pub struct Keys {
+    /// The drain token.
+    pub token: Token,
+    /// Whether there is a certificate for sidecars.
+    pub tls: bool,
+}
 
 /// Creates the Secret and the ReplicaSet of the rollout's present template. What is there already stays as it is.
 pub async fn create(ctx: &Context, scene: &Scene, revision: &str, replicas: u32, role: Role) -> Result<()> {
     let rollout = &scene.observed.rollout;
-    let token = ensure_token(ctx, scene, revision).await?;
-    let set = build(ctx, rollout, revision, replicas as i32, role, &token).map_err(Error::Template)?;
+    let keys = ensure_keys(ctx, scene, revision).await?;
+    let set = build(ctx, rollout, revision, replicas as i32, role, &keys).map_err(Error::Template)?;
     let set: ReplicaSet = serde_json::from_value(set)
         .map_err(|e| Error::api("build a ReplicaSet", kube::Error::SerdeError(e)))?;
     let sets: Api<ReplicaSet> = Api::namespaced(ctx.client.clone(), &rollout.namespace);
@@ -39,15 +48,16 @@ pub fn build(
     revision: &str,
     replicas: i32,
     role: Role,
-    token: &Token,
+    keys: &Keys,
 ) -> std::result::Result<serde_json::Value, replica_set::Error> {
     let drain = &rollout.spec.drain;
-    let prestop_key = sidecar::prestop_key(token);
+    let prestop_key = sidecar::prestop_key(&keys.token);
     let sidecar = match (drain.via, sidecar_image(ctx, rollout)) {
         (Via::Sidecar, Some(image)) => Some(Sidecar {
             image,
             drain,
             prestop_key: &prestop_key,
+            tls: keys.tls,
         }),
         (Via::Sidecar, None) => return Err(replica_set::Error::NoSidecarImage),
         _ => None,
@@ -126,28 +136,47 @@ fn sidecar_image<'a>(ctx: &'a Context, rollout: &'a ValidatedRollout) -> Option<
     own.or(ctx.sidecar_image.as_deref())
 }
 
-/// The revision's token: the one it was given before, or a new one. Its Secret is created once and never rewritten, since pods keep
-/// what they were started with.
-async fn ensure_token(ctx: &Context, scene: &Scene, revision: &str) -> Result<Token> {
+/// The revision's keys: those it was given before, or new ones. Their Secret is created once and never rewritten, since pods keep
+/// what they were started with: one that an older operator made has no certificate, and its sidecars serve plain HTTP.
+async fn ensure_keys(ctx: &Context, scene: &Scene, revision: &str) -> Result<Keys> {
     let rollout = &scene.observed.rollout;
     let secrets: Api<Secret> = Api::namespaced(ctx.client.clone(), &rollout.namespace);
     let name = labels::token_name(&rollout.name, revision);
-    let read = || async { ctx.read("read a drain token", secrets.get_opt(&name)).await };
-    if let Some(token) = read().await?.as_ref().and_then(token::read) {
-        return Ok(token);
+    let read = || async {
+        let secret = ctx.read("read a drain token", secrets.get_opt(&name)).await?;
+        Ok::<_, Error>(secret.as_ref().and_then(keys_of))
+    };
+    if let Some(keys) = read().await? {
+        return Ok(keys);
     }
     let key = shared_key(ctx, scene, revision).await?;
+    let issued = match rollout.spec.drain.via {
+        Via::Sidecar => {
+            Some(certificate::issue(&rollout.name, revision, (ctx.now)()).map_err(Error::Certificate)?)
+        }
+        _ => None,
+    };
     let token = token::random();
-    let secret = token::build(&parent(rollout), revision, &token, &key);
+    let secret = token::build(&parent(rollout), revision, &token, &key, issued.as_ref());
     match ctx
         .write("create a drain token", secrets.create(&params(), &secret))
         .await
     {
-        Ok(_) => Ok(token),
+        Ok(_) => Ok(Keys {
+            token,
+            tls: issued.is_some(),
+        }),
         // Somebody was faster: what the pods will read is what counts.
-        Err(error @ Error::Raced { .. }) => read().await?.as_ref().and_then(token::read).ok_or(error),
+        Err(error @ Error::Raced { .. }) => read().await?.ok_or(error),
         Err(error) => Err(error),
     }
+}
+
+fn keys_of(secret: &Secret) -> Option<Keys> {
+    Some(Keys {
+        token: token::read(secret)?,
+        tls: token::read_authority(secret).is_some(),
+    })
 }
 
 /// The key with which the rollout's pods hash identities: that of another revision, or a new one where none has any.

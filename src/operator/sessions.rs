@@ -8,7 +8,8 @@ use std::time::Duration;
 use futures_util::{StreamExt as _, stream};
 use jiff::Timestamp;
 use k8s_openapi::api::apps::v1::ReplicaSet;
-use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::api::core::v1::{Pod, Secret};
+use kube::ResourceExt as _;
 use kube::api::Api;
 use tokio::net::TcpStream;
 
@@ -34,17 +35,17 @@ const CUTS: usize = 10;
 /// How long a pod's application port may take to show that the pod can be reached.
 const REACHED: Duration = Duration::from_millis(500);
 
-/// Reads the drain tokens that are not known yet. A revision whose Secret is gone stays without: its pods are unknown.
+/// Reads the drain tokens that are not known yet. A revision whose Secret is gone stays without: its pods are unknown. So does one
+/// that was created with a certificate, where the Secret no longer tells whom to trust: plain text is no way out.
 pub async fn tokens(
     ctx: &Context,
     rollout: &ValidatedRollout,
-    revisions: impl Iterator<Item = &String>,
+    sets: &BTreeMap<String, ReplicaSet>,
     memory: &Mutex<Memory>,
 ) -> Result<BTreeMap<String, Token>> {
-    let secrets: Api<k8s_openapi::api::core::v1::Secret> =
-        Api::namespaced(ctx.client.clone(), &rollout.namespace);
+    let secrets: Api<Secret> = Api::namespaced(ctx.client.clone(), &rollout.namespace);
     let mut known = BTreeMap::new();
-    for revision in revisions {
+    for (revision, set) in sets {
         let cached = lock(memory).tokens.get(revision).cloned();
         let found = if cached.is_some() {
             cached
@@ -54,7 +55,7 @@ pub async fn tokens(
                 ctx.read("read a drain token", secrets.get_opt(&name))
                     .await?
                     .as_ref()
-                    .and_then(token::read)
+                    .and_then(|secret| sealed(ctx, secret, set))
             }
         };
         if let Some(token) = found {
@@ -63,6 +64,36 @@ pub async fn tokens(
         }
     }
     Ok(known)
+}
+
+/// A Secret's token, for pods that prove who they are where they were created so.
+fn sealed(ctx: &Context, secret: &Secret, set: &ReplicaSet) -> Option<Token> {
+    let token = token::read(secret)?;
+    let not_called = |problem: String| {
+        let set = set.name_any();
+        tracing::warn!(
+            set,
+            problem,
+            "sidecars cannot be told from strangers, and are not called"
+        );
+    };
+    let seal = match token::seal(secret, replica_set::drain_tls(set)) {
+        Ok(seal) => seal,
+        Err(error) => {
+            not_called(error.to_string());
+            return None;
+        }
+    };
+    let Some((authority, name)) = seal else {
+        return Some(token);
+    };
+    match ctx.drain.trust(&authority, &name) {
+        Ok(trust) => Some(token.trusting(trust)),
+        Err(error) => {
+            not_called(error.to_string());
+            None
+        }
+    }
 }
 
 /// What pods said when they were asked.
@@ -169,7 +200,11 @@ async fn ask(ctx: &Context, facts: &PodFacts, token: Option<&Token>, gauge: Opti
                 refusal = match error {
                     drain::client::Error::NoProtocol => Refusal::Certain,
                     error if error.is_refused_connection() => Refusal::Closed,
-                    _ => Refusal::Unknown,
+                    error => {
+                        // Too late, too long, or not believed: the pod is unknown, and that is counted.
+                        ctx.metrics.reconcile.api_error("sessions", error.category());
+                        Refusal::Unknown
+                    }
                 };
             }
         }

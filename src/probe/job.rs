@@ -8,6 +8,7 @@ use jiff::Timestamp;
 use crate::api::script::{Ready, Script};
 use crate::api::spec::Scenario;
 use crate::engine::evidence::{ProbeTarget, RehearsalActs};
+use crate::outbound::Policy;
 use crate::session::{
     ConfigError, Dialect, Endpoint, Met, Pin, Profiles, SessionConfig, Times, Tls, Token, TokenIn,
 };
@@ -39,6 +40,8 @@ pub struct ProbeDial {
     pub met: Met,
     /// How they speak, and how they are secured.
     pub manner: Manner,
+    /// What may be dialled, where the URL is not the caller's own.
+    pub outbound: Option<Arc<Policy>>,
 }
 
 /// What most services do not need to be told.
@@ -156,6 +159,9 @@ impl ProbeDial {
         }
         if let Some((tls, name)) = &self.manner.tls {
             endpoint = endpoint.secured(tls, name.clone());
+        }
+        if let Some(policy) = &self.outbound {
+            endpoint = endpoint.outbound(Arc::clone(policy));
         }
         Ok(endpoint.token_in(self.manner.token_in.clone()))
     }

@@ -10,7 +10,7 @@ use hyper::body::Incoming;
 use serde::Serialize;
 use serde_json::json;
 use subtle::ConstantTimeEq as _;
-use tokio::time::{Instant, interval, timeout_at};
+use tokio::time::{Instant, interval, timeout, timeout_at};
 
 use super::Proxy;
 use super::clock::millis;
@@ -21,6 +21,8 @@ use crate::drain::protocol::{SessionsReport, Totals};
 
 /// The largest order that is read, bytes.
 const MAX_BODY: usize = 64 * 1024;
+/// How long an order may take to come in, behind its head.
+const BODY_TIMEOUT: std::time::Duration = std::time::Duration::from_secs(5);
 /// What `/metrics` answers with.
 const OPENMETRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 /// How often a waiting preStop hook looks.
@@ -101,13 +103,16 @@ pub(super) async fn serve(proxy: Arc<Proxy>, keys: Arc<Keys>, request: Request<I
         (Method::GET, Resource::Sessions) => json_answer(StatusCode::OK, &sessions(&proxy)),
         (Method::GET, Resource::Events) => events(&proxy, parts.uri.query().unwrap_or("")),
         (Method::GET, Resource::Prestop) => prestop(&proxy).await,
-        (Method::PUT, Resource::Orders) => match Limited::new(body, MAX_BODY).collect().await {
-            Ok(body) => put(&proxy, &body.to_bytes()),
-            Err(_) => refuse(
-                StatusCode::PAYLOAD_TOO_LARGE,
-                "the order could not be read or is too large",
-            ),
-        },
+        (Method::PUT, Resource::Orders) => {
+            match timeout(BODY_TIMEOUT, Limited::new(body, MAX_BODY).collect()).await {
+                Ok(Ok(body)) => put(&proxy, &body.to_bytes()),
+                Ok(Err(_)) => refuse(
+                    StatusCode::PAYLOAD_TOO_LARGE,
+                    "the order could not be read or is too large",
+                ),
+                Err(_) => refuse(StatusCode::REQUEST_TIMEOUT, "the order did not come in time"),
+            }
+        }
         (Method::DELETE, Resource::Order(id)) => match proxy.drain.delete(id, &proxy) {
             Some(progress) => json_answer(StatusCode::OK, &progress),
             None => refuse(StatusCode::NOT_FOUND, "no such order"),

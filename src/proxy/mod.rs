@@ -19,6 +19,7 @@ pub mod relay;
 mod server;
 pub mod settings;
 mod sweep;
+mod tls;
 
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -36,6 +37,7 @@ use self::registry::Registry;
 use self::relay::{By, Ending};
 pub use self::server::{Config, Exit, Sidecar, StartError};
 pub use self::settings::Settings;
+pub use self::tls::{DrainTls, TlsError};
 use crate::api::spec::CloseCodes;
 use crate::drain::identity::IdentityKey;
 use crate::drain::protocol::ReleasedHow;

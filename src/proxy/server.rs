@@ -9,7 +9,7 @@ use std::time::Duration;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use tokio::time::{interval, sleep, timeout};
@@ -19,6 +19,7 @@ use super::api::{self, Keys};
 use super::front::{self, Client, FULL, FULL_TIMEOUT, Place, Pool};
 use super::peer::{Goodbye, Mail, Why};
 use super::relay::Relay;
+use super::tls::DrainTls;
 use super::{Proxy, Settings};
 use crate::drain::client::Token;
 use crate::drain::identity::IdentityKey;
@@ -43,6 +44,8 @@ pub struct Config {
     pub application: SocketAddr,
     /// The revision's drain token.
     pub token: Token,
+    /// The certificate of the drain port; without one it is served in plain text, as revisions of older operators are.
+    pub tls: Option<DrainTls>,
     /// The rollout's key for identities; without it there are no events and no affinity.
     pub identity_key: Option<IdentityKey>,
     /// The revision that the pod was started as.
@@ -91,6 +94,7 @@ impl Sidecar {
             drain_listen,
             application,
             token,
+            tls,
             identity_key,
             revision,
             settings,
@@ -114,9 +118,10 @@ impl Sidecar {
         background(Box::pin(accept_operator(
             Arc::clone(&proxy),
             keys,
+            tls.clone(),
             drain_listener,
         )));
-        tracing::info!(%traffic, %drain, %application, "serving");
+        tracing::info!(%traffic, %drain, tls = tls.is_some(), %application, "serving");
         Ok(Self {
             proxy,
             traffic,
@@ -232,7 +237,7 @@ async fn tell_full(mut stream: TcpStream) -> io::Result<()> {
     Ok(())
 }
 
-async fn accept_operator(proxy: Arc<Proxy>, keys: Arc<Keys>, listener: TcpListener) {
+async fn accept_operator(proxy: Arc<Proxy>, keys: Arc<Keys>, tls: Option<DrainTls>, listener: TcpListener) {
     let permits = Arc::new(Semaphore::new(MAX_DRAIN_CONNECTIONS));
     loop {
         let Ok(permit) = Arc::clone(&permits).acquire_owned().await else {
@@ -241,21 +246,44 @@ async fn accept_operator(proxy: Arc<Proxy>, keys: Arc<Keys>, listener: TcpListen
         let Some((stream, _)) = accept(&listener).await else {
             continue;
         };
-        let (proxy, keys) = (Arc::clone(&proxy), Arc::clone(&keys));
+        let (proxy, keys, tls) = (Arc::clone(&proxy), Arc::clone(&keys), tls.clone());
         tokio::spawn(async move {
-            let service = service_fn(move |request| {
-                let served = api::serve(Arc::clone(&proxy), Arc::clone(&keys), request);
-                async move { Ok::<_, Infallible>(served.await) }
-            });
-            let mut builder = http1::Builder::new();
-            builder
-                .timer(TokioTimer::new())
-                .header_read_timeout(DRAIN_HEAD_TIMEOUT);
-            if let Err(error) = builder.serve_connection(TokioIo::new(stream), service).await {
-                tracing::debug!(error = &error as &dyn std::error::Error, "drain connection ended");
+            match tls {
+                None => serve_operator(proxy, keys, stream).await,
+                // Whoever does not speak TLS is not answered in plain text.
+                Some(DrainTls(acceptor)) => {
+                    match timeout(DRAIN_HEAD_TIMEOUT, acceptor.accept(stream)).await {
+                        Ok(Ok(stream)) => serve_operator(proxy, keys, stream).await,
+                        Ok(Err(error)) => {
+                            tracing::debug!(
+                                error = &error as &dyn std::error::Error,
+                                "no TLS on the drain port"
+                            );
+                        }
+                        Err(_) => tracing::debug!("a TLS handshake on the drain port took too long"),
+                    }
+                }
             }
             drop(permit);
         });
+    }
+}
+
+async fn serve_operator(
+    proxy: Arc<Proxy>,
+    keys: Arc<Keys>,
+    stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+) {
+    let service = service_fn(move |request| {
+        let served = api::serve(Arc::clone(&proxy), Arc::clone(&keys), request);
+        async move { Ok::<_, Infallible>(served.await) }
+    });
+    let mut builder = http1::Builder::new();
+    builder
+        .timer(TokioTimer::new())
+        .header_read_timeout(DRAIN_HEAD_TIMEOUT);
+    if let Err(error) = builder.serve_connection(TokioIo::new(stream), service).await {
+        tracing::debug!(error = &error as &dyn std::error::Error, "drain connection ended");
     }
 }
 

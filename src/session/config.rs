@@ -13,6 +13,7 @@ use super::times::Times;
 use super::tls::{Tls, TlsError, TlsFiles};
 use super::token::Token;
 use crate::api::script::{Ready, Script};
+use crate::outbound::Policy;
 
 /// The request header that a pins route matches.
 pub const PIN_HEADER: &str = "wsroll-pin";
@@ -57,6 +58,7 @@ pub struct Endpoint {
     pub(super) tls: Option<Arc<rustls::ClientConfig>>,
     pub(super) tls_name: Option<String>,
     pub(super) token_in: TokenIn,
+    pub(super) outbound: Option<Arc<Policy>>,
 }
 
 /// Where a token goes.
@@ -157,6 +159,7 @@ impl Endpoint {
             tls,
             tls_name: None,
             token_in: TokenIn::default(),
+            outbound: None,
         })
     }
 
@@ -194,6 +197,13 @@ impl Endpoint {
     /// The `host:port` that is dialled.
     pub fn address(&self) -> &str {
         &self.connect_to
+    }
+
+    /// Dials only what the policy lets be dialled: where others wrote the URL.
+    #[must_use]
+    pub fn outbound(mut self, policy: Arc<Policy>) -> Self {
+        self.outbound = Some(policy);
+        self
     }
 
     /// Bounds TCP, TLS and upgrade together.

@@ -23,6 +23,7 @@ use super::event::Failure;
 use super::tls;
 use super::token::Token;
 use super::wire::Reconnect;
+use crate::outbound::{self, Policy};
 
 /// 1 KiB each way instead of tungstenite's 128: it is what most of an idle socket's memory is. Longer messages are read in
 /// pieces.
@@ -95,6 +96,9 @@ pub enum DialError {
         #[source]
         source: std::io::Error,
     },
+    /// The operator's policy refuses the host, or what its name leads to.
+    #[error("the host may not be dialled")]
+    NotAllowed(#[source] outbound::Refused),
     /// The TLS handshake failed.
     #[error("failed to agree on TLS")]
     Tls(#[source] std::io::Error),
@@ -136,6 +140,7 @@ async fn connect(endpoint: &Endpoint, request: Request<()>) -> Result<Dialed, Di
     let stream = stream(
         &endpoint.connect_to,
         endpoint.tls.as_ref().map(|tls| (tls, &**name)),
+        endpoint.outbound.as_deref(),
         &mut phases,
     )
     .await?;
@@ -166,10 +171,11 @@ async fn connect(endpoint: &Endpoint, request: Request<()>) -> Result<Dialed, Di
     })
 }
 
-/// A stream to `host:port`, encrypted where a TLS set-up and a name are given.
+/// A stream to `host:port`, where the policy lets it, encrypted where a TLS set-up and a name are given.
 pub(super) async fn stream(
     address: &str,
     tls: Option<(&Arc<rustls::ClientConfig>, &str)>,
+    policy: Option<&Policy>,
     phases: &mut Phases,
 ) -> Result<Stream, DialError> {
     let begun = Instant::now();
@@ -177,7 +183,15 @@ pub(super) async fn stream(
         address: address.to_owned(),
         source,
     };
-    let found: Vec<SocketAddr> = lookup_host(address).await.map_err(resolve)?.collect();
+    let found: Vec<SocketAddr> = match policy {
+        None => lookup_host(address).await.map_err(resolve)?.collect(),
+        Some(policy) => outbound::lookup(policy, address)
+            .await
+            .map_err(|error| match error {
+                outbound::DialError::Io(source) => resolve(source),
+                outbound::DialError::Refused(refused) => DialError::NotAllowed(refused),
+            })?,
+    };
     phases.dns = begun.elapsed();
 
     let begun = Instant::now();
@@ -292,7 +306,7 @@ impl DialError {
     pub fn failure(&self) -> Failure {
         match self {
             Self::Resolve { .. } => Failure::Resolve,
-            Self::Connect { .. } => Failure::Connect,
+            Self::Connect { .. } | Self::NotAllowed(_) => Failure::Connect,
             Self::Tls(error) => Failure::Tls {
                 reason: tls::reason(error)
                     .unwrap_or("the service closed the connection in the TLS handshake"),

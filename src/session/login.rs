@@ -1,6 +1,7 @@
 //! A token by logging in: one HTTP request, and a path into the JSON that answers it.
 
 use std::fmt;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -17,6 +18,7 @@ use url::Url;
 use super::config::ConfigError;
 use super::dial::{DialError, Phases, stream};
 use super::tls::{Tls, TlsFiles};
+use crate::outbound::Policy;
 
 /// How long a login may take.
 const LIMIT: Duration = Duration::from_secs(5);
@@ -34,6 +36,7 @@ pub struct Login {
     body: Bytes,
     path: String,
     tls: Option<(Tls, Option<String>)>,
+    outbound: Option<Arc<Policy>>,
 }
 
 /// Why there is no token. Holds nothing that was sent, and nothing that was answered but its status.
@@ -79,6 +82,7 @@ impl Login {
             body: Bytes::new(),
             path: path.to_owned(),
             tls: None,
+            outbound: None,
         })
     }
 
@@ -109,6 +113,13 @@ impl Login {
     #[must_use]
     pub fn secured(mut self, tls: &Tls, server_name: Option<String>) -> Self {
         self.tls = Some((tls.clone(), server_name));
+        self
+    }
+
+    /// Calls only what the policy lets be called: where others wrote the URL.
+    #[must_use]
+    pub fn outbound(mut self, policy: Arc<Policy>) -> Self {
+        self.outbound = Some(policy);
         self
     }
 
@@ -144,7 +155,7 @@ impl Login {
         let tls = secured
             .as_ref()
             .map(|(tls, name)| (&tls.0, name.as_deref().unwrap_or(host)));
-        let stream = stream(&address, tls, &mut Phases::default()).await;
+        let stream = stream(&address, tls, self.outbound.as_deref(), &mut Phases::default()).await;
         let stream = stream.map_err(|error: DialError| LoginError::Dial(error.failure().to_string()))?;
         let (mut sender, connection) = http1::handshake(TokioIo::new(stream))
             .await

@@ -9,6 +9,8 @@ mod config;
 mod dial;
 mod dialect;
 mod event;
+#[cfg(test)]
+mod hostile_tests;
 mod ledger;
 pub mod load;
 mod login;

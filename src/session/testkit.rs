@@ -77,6 +77,11 @@ impl Peer {
         self.ws.send(Message::text(frame.to_string())).await.unwrap();
     }
 
+    /// Sends a text as it is, to whoever still reads.
+    pub(crate) async fn try_send(&mut self, text: &str) {
+        let _ = self.ws.send(Message::text(text)).await;
+    }
+
     pub(crate) async fn welcome(&mut self, epoch: u64, resumed: bool, seq: u64) {
         self.send(
             json!({"type": "welcome", "session": "s-1", "epoch": epoch, "revision": "v1",

@@ -8,4 +8,7 @@ pub mod http_route;
 pub mod pins;
 pub mod slots;
 
+#[cfg(test)]
+mod hostile_tests;
+
 pub use gateway_api::HTTPRoute;

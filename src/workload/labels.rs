@@ -21,6 +21,9 @@ pub const ROLLOUT_UID: &str = "wsroll.dev/rollout-uid";
 pub const TEMPLATE: &str = "wsroll.dev/template";
 /// Annotation of a ReplicaSet: who lets its pods' sessions go (`Protocol`, `Sidecar`, `Signal`, `Auto`), as it was created.
 pub const VIA: &str = "wsroll.dev/via";
+/// Annotation of a ReplicaSet: the name that its pods' sidecars prove by TLS on the drain port, as it was created. Without it they serve
+/// plain HTTP, as those of older operators do.
+pub const DRAIN_TLS: &str = "wsroll.dev/drain-tls";
 /// Annotation of a pod: the cheapest is deleted first (Kubernetes' own).
 pub const DELETION_COST: &str = "controller.kubernetes.io/pod-deletion-cost";
 

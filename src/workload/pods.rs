@@ -10,6 +10,7 @@ use k8s_openapi::api::core::v1::Pod;
 use kube::ResourceExt as _;
 use serde_json::{Value, json};
 
+use super::address;
 use super::labels::{self, Role};
 
 /// What a pod's object says, as far as a rollout cares.
@@ -33,7 +34,7 @@ pub struct PodFacts {
     pub terminating: bool,
     /// Whether all its containers have ended for good.
     pub finished: bool,
-    /// Its address, once it has one.
+    /// Its address, once it has one, and as long as it is its own: see [`address::of`].
     pub ip: Option<IpAddr>,
     /// The node it was put on.
     pub node: Option<String>,
@@ -74,9 +75,7 @@ impl PodFacts {
                 status.and_then(|s| s.phase.as_deref()),
                 Some("Succeeded" | "Failed")
             ),
-            ip: status
-                .and_then(|s| s.pod_ip.as_deref())
-                .and_then(|ip| ip.parse().ok()),
+            ip: address::of(pod),
             node: pod.spec.as_ref().and_then(|spec| spec.node_name.clone()),
             created: pod.metadata.creation_timestamp.as_ref().map(|time| time.0),
             started: status.and_then(|s| s.start_time.as_ref()).map(|time| time.0),

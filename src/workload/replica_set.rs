@@ -7,6 +7,7 @@ use k8s_openapi::api::apps::v1::ReplicaSet;
 use kube::ResourceExt as _;
 use serde_json::{Map, Value, json};
 
+use super::certificate;
 use super::labels::{self, Parent, Role};
 use super::revision::canonical;
 use super::sidecar::{self, Sidecar};
@@ -80,10 +81,10 @@ pub fn build(spec: &Spec<'_>) -> Result<Value, Error> {
         template,
         replicas,
         via,
+        sidecar,
         // The pods' own.
         port: _,
         role: _,
-        sidecar: _,
     } = spec;
     let kept = canonical(template);
     if kept.len() > MAX_TEMPLATE {
@@ -93,6 +94,10 @@ pub fn build(spec: &Spec<'_>) -> Result<Value, Error> {
     let mut annotations = parent.annotations();
     annotations.insert(labels::TEMPLATE.to_owned(), kept);
     annotations.insert(labels::VIA.to_owned(), via.to_string());
+    if sidecar.is_some_and(|sidecar| sidecar.tls) {
+        let name = certificate::server_name(parent.name);
+        annotations.insert(labels::DRAIN_TLS.to_owned(), name);
+    }
     Ok(json!({
         "apiVersion": "apps/v1",
         "kind": "ReplicaSet",
@@ -155,6 +160,11 @@ pub fn failure(set: &ReplicaSet) -> Option<String> {
     failure.message.clone().or_else(|| failure.reason.clone())
 }
 
+/// The name that the sidecars of a ReplicaSet's pods prove on the drain port; `None`: plain HTTP, as it was created.
+pub fn drain_tls(set: &ReplicaSet) -> Option<&str> {
+    set.annotations().get(labels::DRAIN_TLS).map(String::as_str)
+}
+
 /// The port at which the pods of a ReplicaSet take connections: the sidecar's where they have one, else the application's.
 pub fn traffic_port(set: &ReplicaSet, application: u16) -> u16 {
     if sidecar::is_in(set) {
@@ -209,7 +219,7 @@ fn pod_template(wanted: &Spec<'_>) -> Result<Value, Error> {
     own_labels.insert(labels::ROLE.to_owned(), Value::from(wanted.role.as_str()));
 
     let spec = object(&mut template, "spec", "spec")?;
-    add_volume(spec, rollout, revision)?;
+    add_volume(spec, rollout, revision, wanted.sidecar.is_some_and(|s| s.tls))?;
     let index = add_to_container(spec, revision, port, wanted.sidecar.is_none())?;
     if let Some(sidecar) = &wanted.sidecar {
         sidecar::inject(spec, sidecar, revision, port, index)?;
@@ -217,7 +227,7 @@ fn pod_template(wanted: &Spec<'_>) -> Result<Value, Error> {
     Ok(Value::Object(template))
 }
 
-fn add_volume(spec: &mut Map<String, Value>, rollout: &str, revision: &str) -> Result<(), Error> {
+fn add_volume(spec: &mut Map<String, Value>, rollout: &str, revision: &str, tls: bool) -> Result<(), Error> {
     let volumes = list(spec, "volumes", "spec.volumes")?;
     if volumes.iter().any(|volume| volume["name"] == VOLUME) {
         return Err(Error::Reserved(format!("spec.volumes[{VOLUME}]")));
@@ -225,12 +235,19 @@ fn add_volume(spec: &mut Map<String, Value>, rollout: &str, revision: &str) -> R
     let role = format!("metadata.labels['{}']", labels::ROLE);
     let secret = labels::token_name(rollout, revision);
     let item = |key: &str| json!([{"key": key, "path": key}]);
-    volumes.push(json!({"name": VOLUME, "projected": {"sources": [
-        {"secret": {"name": secret, "items": item(token::KEY)}},
+    let mut sources = vec![
+        json!({"secret": {"name": secret, "items": item(token::KEY)}}),
         // A source of its own: Secrets of older operators have no such key, and `optional` is the source's.
-        {"secret": {"name": secret, "items": item(token::IDENTITY_KEY), "optional": true}},
-        {"downwardAPI": {"items": [{"path": "role", "fieldRef": {"fieldPath": role}}]}},
-    ]}}));
+        json!({"secret": {"name": secret, "items": item(token::IDENTITY_KEY), "optional": true}}),
+        json!({"downwardAPI": {"items": [{"path": "role", "fieldRef": {"fieldPath": role}}]}}),
+    ];
+    for key in [token::CERTIFICATE, token::CERTIFICATE_KEY]
+        .iter()
+        .filter(|_| tls)
+    {
+        sources.push(json!({"secret": {"name": secret, "items": item(key)}}));
+    }
+    volumes.push(json!({"name": VOLUME, "projected": {"sources": sources}}));
     Ok(())
 }
 

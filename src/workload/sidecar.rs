@@ -45,6 +45,8 @@ pub struct Sidecar<'a> {
     pub drain: &'a Drain,
     /// What the preStop hook presents; see [`prestop_key`].
     pub prestop_key: &'a str,
+    /// Whether the revision's Secret holds a certificate: the drain port is then served by TLS, and by nothing else.
+    pub tls: bool,
 }
 
 /// How a pod that is deleted lets go of its sessions.
@@ -120,25 +122,34 @@ fn container(sidecar: &Sidecar<'_>, revision: &str, port: u16, shutdown: Shutdow
     let settings = settings(sidecar.drain, port, shutdown.within).to_string();
     let wanted = sidecar.drain.sidecar.as_ref().and_then(|s| s.resources.clone());
     let resources = wanted.unwrap_or_else(|| json!({"requests": {"cpu": "10m", "memory": "32Mi"}}));
+    let mut env = vec![
+        json!({"name": "WSROLL_SIDECAR", "value": settings}),
+        json!({"name": "WSROLL_TOKEN_FILE", "value": format!("{MOUNT_PATH}/{}", token::KEY)}),
+        json!({"name": "WSROLL_IDENTITY_KEY_FILE", "value": format!("{MOUNT_PATH}/{}", token::IDENTITY_KEY)}),
+        json!({"name": "WSROLL_PORT", "value": DEFAULT_PORT.to_string()}),
+        json!({"name": "WSROLL_REVISION", "value": revision}),
+    ];
+    let mut health = json!({"path": "/healthz", "port": DEFAULT_PORT});
+    if sidecar.tls {
+        // Named, so that a pod whose files are missing does not start instead of serving in plain text.
+        let file = |name: &str| format!("{MOUNT_PATH}/{name}");
+        env.push(json!({"name": "WSROLL_TLS_CERTIFICATE_FILE", "value": file(token::CERTIFICATE)}));
+        env.push(json!({"name": "WSROLL_TLS_KEY_FILE", "value": file(token::CERTIFICATE_KEY)}));
+        health["scheme"] = json!("HTTPS");
+    }
     json!({
         "name": NAME,
         "image": sidecar.image,
         "args": ["sidecar"],
         "restartPolicy": "Always",
-        "env": [
-            {"name": "WSROLL_SIDECAR", "value": settings},
-            {"name": "WSROLL_TOKEN_FILE", "value": format!("{MOUNT_PATH}/{}", token::KEY)},
-            {"name": "WSROLL_IDENTITY_KEY_FILE", "value": format!("{MOUNT_PATH}/{}", token::IDENTITY_KEY)},
-            {"name": "WSROLL_PORT", "value": DEFAULT_PORT.to_string()},
-            {"name": "WSROLL_REVISION", "value": revision},
-        ],
+        "env": env,
         "ports": [
             {"name": "wsroll", "containerPort": TRAFFIC_PORT, "protocol": "TCP"},
             {"name": "wsroll-drain", "containerPort": DEFAULT_PORT, "protocol": "TCP"},
         ],
         // The application starts when this has passed: nobody is sent to a pod whose sessions could not be asked to leave.
         "startupProbe": {
-            "httpGet": {"path": "/healthz", "port": DEFAULT_PORT},
+            "httpGet": health,
             "periodSeconds": 1, "timeoutSeconds": 2, "failureThreshold": 60,
         },
         "resources": resources,
@@ -213,7 +224,7 @@ fn add_hook(spec: &mut Map<String, Value>, sidecar: &Sidecar<'_>, index: usize) 
     lifecycle.insert(
         "preStop".to_owned(),
         json!({"httpGet": {
-            "path": PRESTOP_PATH, "port": DEFAULT_PORT, "scheme": "HTTP",
+            "path": PRESTOP_PATH, "port": DEFAULT_PORT, "scheme": if sidecar.tls { "HTTPS" } else { "HTTP" },
             "httpHeaders": [{"name": "Authorization", "value": bearer}],
         }}),
     );

@@ -42,6 +42,7 @@ fn built_from(template: &Value, drain: &Drain, image: &str) -> Result<Value, Err
             image,
             drain,
             prestop_key: "k3y",
+            tls: false,
         }),
     })
 }

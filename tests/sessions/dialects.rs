@@ -189,6 +189,7 @@ fn dial(url: &str, manner: Manner) -> ProbeDial {
         other_token: None,
         met: Met::default(),
         manner,
+        outbound: None,
     }
 }
 

@@ -210,6 +210,7 @@ impl Stage {
             other_token: Some(token("intruder")),
             met: Met::default(),
             manner: wsroll::probe::Manner::default(),
+            outbound: None,
         }
     }
 

@@ -26,7 +26,7 @@ use tokio_tungstenite::{WebSocketStream, client_async};
 use tokio_util::sync::CancellationToken;
 use wsroll::drain::client::Token;
 use wsroll::drain::identity::IdentityKey;
-use wsroll::proxy::{Config, Settings, Sidecar};
+use wsroll::proxy::{Config, DrainTls, Settings, Sidecar};
 
 pub const TOKEN: &str = "drain-token";
 /// Whatever is waited for comes within this time.
@@ -241,14 +241,24 @@ impl Stage {
         Self::before(Application::start().await, settings).await
     }
 
+    /// A sidecar whose drain port is served by TLS.
+    pub async fn sealed(tls: DrainTls) -> Self {
+        Self::with(Application::start().await, json!({}), Some(tls)).await
+    }
+
     /// A sidecar in front of a given application.
-    pub async fn before(application: Application, mut settings: Value) -> Self {
+    pub async fn before(application: Application, settings: Value) -> Self {
+        Self::with(application, settings, None).await
+    }
+
+    async fn with(application: Application, mut settings: Value, tls: Option<DrainTls>) -> Self {
         settings["applicationPort"] = json!(application.address.port());
         let sidecar = Sidecar::start(Config {
             listen: "127.0.0.1:0".parse().unwrap(),
             drain_listen: "127.0.0.1:0".parse().unwrap(),
             application: application.address,
             token: Token::new(TOKEN),
+            tls,
             identity_key: Some(IdentityKey::new("identity-key")),
             revision: Some("7f9c".to_owned()),
             settings: Settings::parse(&settings.to_string()).unwrap(),

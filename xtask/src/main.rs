@@ -15,6 +15,7 @@ mod interrupt;
 mod lint;
 mod outside;
 mod paths;
+mod sbom;
 mod shell;
 mod test;
 mod toolchain;
@@ -71,6 +72,8 @@ enum Task {
         #[arg(long)]
         check: bool,
     },
+    /// Print what the released program is made of, as CycloneDX
+    Sbom,
     /// Format, clippy, documentation, dependencies, generated files, chart
     Lint,
     /// What continuous integration runs: lint, then all tests
@@ -143,6 +146,7 @@ fn run(task: Task) -> Result<()> {
         Task::Autobahn(options) => outside::autobahn::run(&options),
         Task::Bench { bench } => outside::bench::run(&bench),
         Task::Gen { check } => generate::run(check),
+        Task::Sbom => sbom::run(),
         Task::Lint => lint::run(),
         Task::Ci(options) => {
             lint::run()?;

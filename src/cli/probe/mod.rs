@@ -70,6 +70,7 @@ impl ProbeArgs {
             connect_to: service.connect_to,
             subprotocols: service.subprotocols,
             met: Met::default(),
+            outbound: None,
             manner,
         };
         let pin = pin.as_deref().map(Pin::new).transpose().context("--pin")?;

@@ -196,6 +196,7 @@ fn dial(service: ServiceArgs) -> anyhow::Result<ProbeDial> {
         connect_to: service.connect_to,
         subprotocols: service.subprotocols,
         met: Met::default(),
+        outbound: None,
     })
 }
 

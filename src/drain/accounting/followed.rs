@@ -7,6 +7,9 @@ use std::collections::BTreeMap;
 
 /// A client that opens its new socket first does so at most this long before it is released.
 const OVERLAP_MS: i64 = 15_000;
+/// Entries of one session at one time. Real ones have two or three; a pod that tells a million events of one session must not make
+/// everybody else's matching slow.
+const MAX_OF_ONE: usize = 16;
 /// One of 65,536 sessions is the smallest sample.
 const MAX_LEVEL: u32 = 16;
 
@@ -234,6 +237,15 @@ impl Followed {
     }
 
     fn insert(&mut self, session: u64, source: u32, at_ms: i64, state: State) {
+        // Samples are halved only between rounds, and hashes may be made up: the bound holds whatever pods tell.
+        if self.entries.len() >= self.limit.saturating_mul(2) {
+            return;
+        }
+        let oldest = self.of(session).next().map(|(key, _)| key);
+        let full = self.of(session).nth(MAX_OF_ONE - 1).is_some();
+        if let Some(oldest) = oldest.filter(|_| full) {
+            self.remove(oldest);
+        }
         self.moved += usize::from(matches!(state, State::Released(r) if is_moved(r)));
         let entry = Entry { at_ms, source, state };
         self.entries.insert((session, self.next), entry);

@@ -30,6 +30,8 @@ pub const MAX_FOLLOWED: usize = 100_000;
 const STALE_MS: i64 = 45_000;
 /// How far two pods' times may be apart: the time of an answer on its way.
 const JITTER_MS: i64 = 2_000;
+/// Nothing that a process remembers is older than a year; a time before time began cannot be reckoned with.
+const MAX_AGO_MS: i64 = 366 * 24 * 3_600_000;
 /// Sessions that are left out at one time: probes.
 const MAX_IGNORED: usize = 4_096;
 
@@ -273,7 +275,7 @@ impl Accounts {
             }
         } else {
             // What a ring dropped before it was ever read is history; what it dropped since is lost.
-            self.tally.lost += report.lost;
+            self.tally.lost = self.tally.lost.saturating_add(report.lost);
         }
         let revision = self.index_of(revision);
         for event in &report.events {
@@ -297,7 +299,7 @@ impl Accounts {
         };
         source.next = event.n;
         // A pod tells its events in order; answers on their way must not change that.
-        let ago = i64::try_from(event.ago_ms).unwrap_or(i64::MAX);
+        let ago = i64::try_from(event.ago_ms).unwrap_or(MAX_AGO_MS).min(MAX_AGO_MS);
         let at_ms = now_ms.saturating_sub(ago).max(source.read_up_to_ms);
         source.read_up_to_ms = at_ms;
         let source = source.id;
@@ -478,6 +480,12 @@ impl Accounts {
         self.natural.percent()
     }
 
+    /// Sessions that are followed at the moment: the memory that pods can make the accounts take.
+    #[cfg(test)]
+    pub(super) fn followed(&self) -> usize {
+        self.followed.len()
+    }
+
     fn index_of(&mut self, revision: &str) -> u16 {
         let found = self.revisions.iter().position(|r| r == revision);
         let index = found.unwrap_or_else(|| {
@@ -519,7 +527,7 @@ pub fn merged(counted: Returned, told: &Returned) -> Returned {
             .not_resumed
             .max(told.not_resumed)
             .min(back - resumed.min(back)),
-        missing: counted.missing.max(told.missing).min(moved - back),
+        missing: counted.missing.max(told.missing).min(moved.saturating_sub(back)),
         dormant: counted.dormant.max(told.dormant),
         p50_ms,
         p95_ms,

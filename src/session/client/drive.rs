@@ -16,6 +16,9 @@ use crate::session::socket::Incoming;
 use crate::session::times::Timed;
 use crate::session::wire::{ClientFrame, Notice, ServerFrame};
 
+/// The longest wait that a notice may ask for, as the protocol bounds it: a service that asks for a thousand years keeps nobody away.
+const MAX_WAIT_MS: u64 = 600_000;
+
 /// Which socket a frame came from.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum From {
@@ -360,7 +363,7 @@ impl Session {
         // A hint holds until the next notice: without it an unasked reconnect could land where it would be moved again.
         self.hint = notice.reconnect.clone();
         let make_before_break = notice.make_before_break && self.config.make_before_break;
-        let after = std::time::Duration::from_millis(notice.reconnect.after_ms);
+        let after = std::time::Duration::from_millis(notice.reconnect.after_ms.min(MAX_WAIT_MS));
         self.events.push_back(Event::Noticed {
             id: notice.id,
             after,
@@ -371,7 +374,7 @@ impl Session {
             return;
         }
         let now = Instant::now();
-        let within = std::time::Duration::from_millis(notice.reconnect.within_ms);
+        let within = std::time::Duration::from_millis(notice.reconnect.within_ms.min(MAX_WAIT_MS));
         let place = now + after + within.mul_f64(self.rng.random_range(0.0..=1.0));
         if self.attempt.is_none() {
             self.backoff.lost(now);

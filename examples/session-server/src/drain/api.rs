@@ -15,6 +15,8 @@ use crate::{config::Secret, http::json_response, server::App};
 
 /// The largest order that is read, in bytes.
 const MAX_BODY: usize = 64 * 1024;
+/// How long an order may take to come in, behind its head.
+const BODY_TIMEOUT: std::time::Duration = std::time::Duration::from_secs(5);
 
 /// What `GET /wsroll/v1/sessions` answers.
 #[derive(Debug, Serialize)]
@@ -53,13 +55,16 @@ pub(crate) async fn serve(app: &App, token: &Secret, request: Request<Incoming>)
     match (parts.method, resource) {
         (Method::GET, Resource::Sessions) => json_response(StatusCode::OK, &sessions(app)),
         (Method::GET, Resource::Events) => events(app, parts.uri.query().unwrap_or_default()),
-        (Method::PUT, Resource::Orders) => match Limited::new(body, MAX_BODY).collect().await {
-            Ok(body) => put(app, &body.to_bytes()),
-            Err(_) => refuse(
-                StatusCode::PAYLOAD_TOO_LARGE,
-                "the order could not be read or is too large",
-            ),
-        },
+        (Method::PUT, Resource::Orders) => {
+            match tokio::time::timeout(BODY_TIMEOUT, Limited::new(body, MAX_BODY).collect()).await {
+                Ok(Ok(body)) => put(app, &body.to_bytes()),
+                Ok(Err(_)) => refuse(
+                    StatusCode::PAYLOAD_TOO_LARGE,
+                    "the order could not be read or is too large",
+                ),
+                Err(_) => refuse(StatusCode::REQUEST_TIMEOUT, "the order did not come in time"),
+            }
+        }
         (Method::DELETE, Resource::Order(id)) => {
             if app.drain.delete(id) {
                 json_response(StatusCode::OK, &app.drain.progress())
