@@ -89,3 +89,91 @@ const fn default_samples() -> u32 {
 const fn default_required() -> bool {
     true
 }
+
+/// What the schema cannot say: URLs, placeholders, conditions, times.
+pub(super) fn check(analyses: &[Analysis], found: &mut impl FnMut(&str, String, &str)) {
+    for (n, analysis) in analyses.iter().enumerate() {
+        let field = |name: &str| format!("spec.analysis[{n}].{name}");
+        if analysis.prometheus.is_some() == analysis.webhook.is_some() {
+            found(
+                &field("prometheus"),
+                "it has both of prometheus and webhook, or none".to_owned(),
+                "give exactly one of them",
+            );
+        }
+        let address = match (&analysis.prometheus, &analysis.webhook) {
+            (Some(prometheus), _) => Some(("prometheus.address", &prometheus.address)),
+            (None, Some(webhook)) => Some(("webhook.url", &webhook.url)),
+            (None, None) => None,
+        };
+        if let Some((name, address)) = address {
+            match url::Url::parse(address) {
+                Ok(url) if !matches!(url.scheme(), "http" | "https") => found(
+                    &field(name),
+                    format!("it has the scheme {}", url.scheme()),
+                    "use http:// or https://",
+                ),
+                Ok(url) if !url.username().is_empty() || url.password().is_some() => found(
+                    &field(name),
+                    "the URL carries credentials".to_owned(),
+                    "remove them: let the source trust the operator's address or a proxy beside it",
+                ),
+                Ok(_) => {}
+                Err(error) => found(
+                    &field(name),
+                    format!("{address:?} is not a URL: {error}"),
+                    "write it with scheme and host: http://prometheus.monitoring:9090",
+                ),
+            }
+        }
+        if let Some(unknown) = analysis
+            .prometheus
+            .as_ref()
+            .and_then(|p| unknown_placeholder(&p.query))
+        {
+            found(
+                &field("prometheus.query"),
+                format!("nothing is known of ${{{unknown}}}"),
+                "use ${namespace}, ${name}, ${revision} or ${stable}",
+            );
+        }
+        if let Some(problem) = condition_problem(analysis) {
+            found(
+                &field("condition"),
+                format!("{:?} {problem}", analysis.condition),
+                "write CEL over result (a number, of prometheus) or body (JSON, of webhook): result < 0.05",
+            );
+        }
+        if !(1_000..=3_600_000).contains(&analysis.interval.as_millis()) {
+            found(
+                &field("interval"),
+                format!("{:?} is out of bounds", analysis.interval.0),
+                "use 1s to 1h",
+            );
+        }
+    }
+}
+
+/// The first placeholder of a query that is none of ours.
+fn unknown_placeholder(query: &str) -> Option<&str> {
+    let mut parts = query
+        .split("${")
+        .skip(1)
+        .filter_map(|part| Some(part.split_once('}')?.0));
+    parts.find(|name| !PLACEHOLDERS.contains(name))
+}
+
+/// What is wrong with a condition.
+fn condition_problem(analysis: &Analysis) -> Option<String> {
+    let Ok(program) = cel::Program::compile(&analysis.condition) else {
+        return Some("is not CEL".to_owned());
+    };
+    let known = if analysis.webhook.is_some() {
+        "body"
+    } else {
+        "result"
+    };
+    // Names of macros (`all(i, …)`) count as references as well, so others are not looked at.
+    let looks = program.references().has_variable(known);
+    (!looks).then(|| format!("does not look at {known}"))
+}

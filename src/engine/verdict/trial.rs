@@ -46,10 +46,11 @@ pub fn begin(before: Option<&Trial>, part: Part, now: Timestamp) -> Trial {
     match before {
         Some(before) if part.is_of(before) => before.clone(),
         // Without a sample nothing was risked: the epoch goes on under another name.
-        Some(before) if before.canary.attempts == 0 && before.passed.is_none() => Trial {
+        Some(before) if before.canary.attempts == 0 => Trial {
             step: part.step,
             settled: part.settled,
             since: now,
+            passed: None,
             ..before.clone()
         },
         Some(before) => Trial {
