@@ -23,7 +23,7 @@ const SETTLE: Duration = Duration::from_secs(5);
 /// How long the share of the processor is measured while everybody backs off.
 const AWAY: Duration = Duration::from_secs(20);
 /// How long all sessions may take to open.
-const OPEN: Duration = Duration::from_secs(120);
+const OPEN: Duration = Duration::from_secs(300);
 /// What Grafana publishes for a virtual user of k6, bytes.
 const K6_USER: f64 = 2.7e6;
 /// Linux tells CPU time in these, whatever the kernel's own clock.
