@@ -342,17 +342,20 @@ async fn many_writers_with_stale_claims_lose_and_double_nothing(#[case] kind: Ki
         return;
     };
     let store = Arc::new(backend.store.clone());
+    let claims = Arc::new(Mutex::new(Vec::new()));
     let answered = Arc::new(Mutex::new(Vec::new()));
     let refused = Arc::new(Mutex::new(Vec::new()));
     let writers = (0..WRITERS).map(|writer| {
-        let (store, answered, refused) = (Arc::clone(&store), Arc::clone(&answered), Arc::clone(&refused));
+        let (store, claims) = (Arc::clone(&store), Arc::clone(&claims));
+        let (answered, refused) = (Arc::clone(&answered), Arc::clone(&refused));
         tokio::spawn(async move {
             for round in 0..ROUNDS {
-                let held = claim(&store, "s").await.lease;
+                let Claim { lease: held, seq, .. } = claim(&store, "s").await;
+                claims.lock().await.push((held.epoch, seq));
                 for n in 0..5 {
                     let id = format!("c-{writer}-{round}-{n}");
                     match say(&store, &held, &id, 0).await {
-                        Ok(reply) => answered.lock().await.push((reply.seq, id)),
+                        Ok(reply) => answered.lock().await.push((reply.seq, id, held.epoch)),
                         Err(StoreError::Stale) => refused.lock().await.push(id),
                         Err(error) => panic!("{error:?}"),
                     }
@@ -373,7 +376,17 @@ async fn many_writers_with_stale_claims_lose_and_double_nothing(#[case] kind: Ki
         .into_iter()
         .map(|reply| (reply.seq, reply.id))
         .collect();
-    assert_eq!(kept, answered);
+    let replies: Vec<_> = answered.iter().map(|(seq, id, _)| (*seq, id.clone())).collect();
+    assert_eq!(kept, replies);
+    // Whoever claims the session finds it as it stays until they write: nobody before them writes any more.
+    let claims = claims.lock().await.clone();
+    for (epoch, seq) in claims {
+        let late = answered.iter().find(|(n, _, by)| *by < epoch && *n > seq);
+        assert_eq!(
+            late, None,
+            "written after claim {epoch} found the session at {seq}"
+        );
+    }
     assert_eq!(end.seq as usize, answered.len());
     assert_eq!(answered.len() + refused.lock().await.len(), WRITERS * ROUNDS * 5);
 }
