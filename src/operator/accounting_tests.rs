@@ -47,7 +47,12 @@ async fn serve_at(uid: &str, revision: &str, router: Router) -> Asked {
 
 fn accounts() -> Accounts {
     let mut accounts = Accounts::new(Timestamp::UNIX_EPOCH);
-    let setting = Setting {
+    accounts.attend(setting_of_r1(), None);
+    accounts
+}
+
+fn setting_of_r1() -> Setting {
+    Setting {
         release: Some(Following {
             orders: "r1-w".to_owned(),
             stable: "v1".to_owned(),
@@ -56,9 +61,7 @@ fn accounts() -> Accounts {
         }),
         stable: "v1".to_owned(),
         within: Duration::from_secs(30),
-    };
-    accounts.attend(setting, None);
-    accounts
+    }
 }
 
 fn client() -> DrainClient {
@@ -124,4 +127,64 @@ fn the_natural_rate_stands_still_while_nobody_is_moved() {
     assert_eq!(shown(figures(40.0), Some(&figures(50.0)), false), figures(50.0));
     assert_eq!(shown(figures(40.0), Some(&figures(50.0)), true), figures(40.0));
     assert_eq!(shown(figures(40.0), None, false), figures(40.0));
+}
+
+#[test]
+fn the_journal_tells_each_moved_session_once_and_nothing_from_before() {
+    use crate::drain::accounting::{Happened, Happening};
+    let now: Timestamp = "2026-11-22T08:00:00Z".parse().unwrap();
+    let mut accounts = accounts();
+    accounts.keep_journal(true);
+    let page = |events: serde_json::Value| -> EventsReport {
+        serde_json::from_value(json!({"instance": "i", "next": 2, "events": events})).unwrap()
+    };
+    let released = page(json!([
+        {"n": 1, "kind": "released", "session": "00000000000000aa", "agoMs": 500, "order": "r1-w1-u", "how": "moved"},
+        // Not by an order of this release.
+        {"n": 2, "kind": "released", "session": "00000000000000bb", "agoMs": 400, "how": "left"},
+    ]));
+    let arrived = page(
+        json!([{"n": 1, "kind": "arrived", "session": "00000000000000aa", "agoMs": 100, "resumed": true}]),
+    );
+    accounts.read("a", "v1", &released, now);
+    accounts.read("b", "v2", &arrived, now);
+    accounts.settle(now);
+    let at = |ago: i64| now.as_millisecond() - ago;
+    let order = "r1-w1-u".to_owned();
+    assert_eq!(
+        accounts.take_journal(),
+        [
+            Happened {
+                at_ms: at(500),
+                session: 0xaa,
+                what: Happening::Released {
+                    pod: "a".to_owned(),
+                    revision: "v1".to_owned(),
+                    order,
+                    how: Some(crate::drain::protocol::ReleasedHow::Moved),
+                },
+            },
+            Happened {
+                at_ms: at(100),
+                session: 0xaa,
+                what: Happening::Returned {
+                    revision: "v2".to_owned(),
+                    after_ms: 400,
+                    resumed: Some(true),
+                    stray: false,
+                },
+            },
+        ]
+    );
+    accounts.read("a", "v1", &released, now);
+    accounts.settle(now);
+    assert_eq!(accounts.take_journal(), [], "the same page again");
+    // An operator that starts now has seen nothing of it.
+    let mut later = Accounts::new(now);
+    later.attend(setting_of_r1(), None);
+    later.keep_journal(true);
+    later.read("a", "v1", &released, now);
+    later.read("b", "v2", &arrived, now);
+    later.settle(now);
+    assert_eq!(later.take_journal(), []);
 }
