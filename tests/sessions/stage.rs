@@ -131,6 +131,7 @@ impl Stage {
             token: Some(token("probe")),
             other_token: Some(token("intruder")),
             met: Met::default(),
+            outbound: None,
         }
     }
 
