@@ -30,7 +30,7 @@ fn sound() -> Value {
                 "headers": {"x-a": "b"}, "subprotocols": ["a"], "recycle": "30s"},
             "thresholds": {"reconnectSuccess": {"window": "5m"}},
             "capacity": {"maxSurge": "25%", "rollbackFloor": 2},
-            "rollbackWindow": {"duration": "48h"}, "rollback": {"deadline": "10m"}
+            "rollbackWindow": "48h", "rollback": {"deadline": "10m"}
         }
     })
 }

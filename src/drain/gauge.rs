@@ -112,7 +112,7 @@ pub fn sum(page: &str, metric: &str) -> Result<u64, Unreadable> {
             continue;
         };
         // Of another metric whose name begins with this one's.
-        if !rest.starts_with(['{', ' ', '\t']) {
+        if !rest.is_empty() && !rest.starts_with(['{', ' ', '\t']) {
             continue;
         }
         let value = value_of(rest).ok_or(Unreadable::NoCount)?;

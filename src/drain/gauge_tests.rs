@@ -39,7 +39,7 @@ fn the_series_of_one_gauge_are_added_up() {
 #[case("a +Inf\n", Unreadable::NoCount)]
 #[case("a -1\n", Unreadable::NoCount)]
 #[case("a many\n", Unreadable::NoCount)]
-#[case("a \n", Unreadable::Absent)]
+#[case("a \n", Unreadable::NoCount)]
 #[case("a{x=\"1\" 5\n", Unreadable::NoCount)]
 #[case("a 4\na oops\n", Unreadable::NoCount)]
 #[case("# TYPE a counter\na 4\n", Unreadable::NotAGauge("counter".into()))]

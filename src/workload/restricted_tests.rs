@@ -151,7 +151,7 @@ fn the_charts_pod_is_the_same() {
         lines
     };
     let manifest = block(&read("manifests/base/deployment.yaml"));
-    assert_eq!(manifest.len(), 10, "{manifest:?}");
+    assert_eq!(manifest.len(), 9, "{manifest:?}");
     assert_eq!(block(&read("charts/wsroll/templates/deployment.yaml")), manifest);
 }
 

@@ -72,7 +72,7 @@ enum Task {
         #[arg(long)]
         check: bool,
     },
-    /// Print what the released program is made of, as CycloneDX
+    /// Print what the released program is made of, as `CycloneDX`
     Sbom,
     /// Format, clippy, documentation, dependencies, generated files, chart
     Lint,

@@ -1,4 +1,4 @@
-//! What the released program is made of, as CycloneDX 1.5 (<https://cyclonedx.org/docs/1.5/json/>): the crates that are linked into it or
+//! What the released program is made of, as `CycloneDX` 1.5 (<https://cyclonedx.org/docs/1.5/json/>): the crates that are linked into it or
 //! build it, with versions, licences and the checksums of the lock file. Nothing is downloaded, and nothing in it changes unless a
 //! dependency does: it has neither date nor serial number.
 
@@ -25,11 +25,40 @@ fn document() -> Result<Value> {
     let metadata = shell::output(cargo::command().args(["metadata", "--locked", "--format-version", "1"]))?;
     let metadata: Value = serde_json::from_str(&metadata).context("failed to read cargo's metadata")?;
     let lock = fs::read_to_string(paths::root().join("Cargo.lock")).context("failed to read Cargo.lock")?;
-    describe(&metadata, &checksums(&lock))
+    let tree = [
+        "tree",
+        "--locked",
+        "--package",
+        PROGRAM,
+        "--edges",
+        "normal,build",
+        "--target",
+        "all",
+        "--prefix",
+        "none",
+    ];
+    let tree = shell::output(cargo::command().args(tree))?;
+    describe(&metadata, &checksums(&lock), &built(&tree))
 }
 
-fn describe(metadata: &Value, checksums: &BTreeMap<(String, String), String>) -> Result<Value> {
-    let packages = by_id(&metadata["packages"]);
+/// Names and versions that cargo's tree shows: what is really built. The metadata knows of more, for it counts optional dependencies that
+/// a feature would have if they were there.
+fn built(tree: &str) -> BTreeSet<(&str, &str)> {
+    tree.lines()
+        .filter_map(|line| {
+            let mut words = line.split(' ');
+            Some((words.next()?, words.next()?.strip_prefix('v')?))
+        })
+        .collect()
+}
+
+fn describe(
+    metadata: &Value,
+    checksums: &BTreeMap<(String, String), String>,
+    built: &BTreeSet<(&str, &str)>,
+) -> Result<Value> {
+    let mut packages = by_id(&metadata["packages"]);
+    packages.retain(|_, package| built.contains(&(text(&package["name"]), text(&package["version"]))));
     let nodes = by_id(&metadata["resolve"]["nodes"]);
     let members: BTreeSet<&str> = list(&metadata["workspace_members"])
         .filter_map(Value::as_str)
@@ -44,7 +73,8 @@ fn describe(metadata: &Value, checksums: &BTreeMap<(String, String), String>) ->
     let mut waiting = vec![root];
     let mut edges = BTreeMap::new();
     while let Some(id) = waiting.pop() {
-        let needed: BTreeSet<&str> = nodes.get(id).map(|node| needed(node)).unwrap_or_default();
+        let mut needed: BTreeSet<&str> = nodes.get(id).map(|node| needed(node)).unwrap_or_default();
+        needed.retain(|id| packages.contains_key(id));
         waiting.extend(needed.iter().filter(|id| reached.insert(**id)));
         edges.insert(id, needed);
     }
@@ -143,7 +173,14 @@ mod tests {
         for there in ["rustls", "kube", "tokio", "rcgen"] {
             assert!(names.contains(there), "{there}");
         }
-        for absent in ["proptest", "rstest", "session-server", "openssl"] {
+        for absent in [
+            "proptest",
+            "rstest",
+            "session-server",
+            "openssl",
+            "ring",
+            "x509-parser",
+        ] {
             assert!(!names.contains(absent), "{absent}");
         }
         let references: BTreeSet<&str> = list(&document["dependencies"]).map(|d| text(&d["ref"])).collect();

@@ -237,8 +237,9 @@ impl Followed {
     }
 
     fn insert(&mut self, session: u64, source: u32, at_ms: i64, state: State) {
-        // Samples are halved only between rounds, and hashes may be made up: the bound holds whatever pods tell.
-        if self.entries.len() >= self.limit.saturating_mul(2) {
+        // Hashes may be made up, so that no sample thins them out: of those there are one in 65,536 otherwise.
+        let unthinned = session.trailing_zeros() >= MAX_LEVEL;
+        if unthinned && self.entries.len() >= self.limit.saturating_mul(2) {
             return;
         }
         let oldest = self.of(session).next().map(|(key, _)| key);
