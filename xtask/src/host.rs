@@ -84,7 +84,7 @@ pub const REDIS: [Piece; 1] = [program(
 pub const POSTGRES: [Piece; 1] = [Piece {
     sign: Sign::Versioned("/usr/lib/postgresql", "bin/postgres"),
     package: "postgresql",
-    purpose: "is what the PostgreSQL image of tests is made of; Debian starts a server of it as well",
+    purpose: "holds the sessions of tests, as a server and as an image; Debian starts one of its own as well",
 }];
 
 /// For the client's test in a browser.
@@ -116,6 +116,11 @@ pub fn newest_version(dir: &str, file: &str) -> Option<PathBuf> {
         .filter_map(|entry| Some(entry.ok()?.path()))
         .filter(|path| path.join(file).is_file())
         .max_by_key(version)
+}
+
+/// Whether missing pieces can be installed here.
+pub fn installs() -> bool {
+    shell::which("apt-get").is_some() && paths::is_root()
 }
 
 /// Sees to it that all pieces are there; installs what is missing when `install` says so and the host is a Debian.

@@ -7,6 +7,7 @@ use anyhow::{Context as _, Result, bail};
 use crate::{
     cargo,
     cluster::{self, ClusterHandle},
+    host,
     image::{self, Images},
     interop, interrupt, outside, paths, shell,
     wait::Stopwatch,
@@ -40,7 +41,7 @@ pub struct Options {
     #[arg(long)]
     skip: Vec<Kind>,
     /// End-to-end tests that run at once
-    #[arg(long, default_value_t = 3)]
+    #[arg(long, default_value_t = 5)]
     threads: usize,
     /// Leave the cluster running that was started for the tests
     #[arg(long)]
@@ -55,6 +56,7 @@ pub fn run(options: &Options) -> Result<()> {
     let watch = Stopwatch::start();
     let wanted = |kind: Kind| options.kind.is_none_or(|only| only == kind) && !options.skip.contains(&kind);
     if wanted(Kind::Unit) {
+        stores(options)?;
         shell::run(
             cargo::command()
                 .args(["test", "--workspace", "--no-fail-fast"])
@@ -85,6 +87,19 @@ pub fn run(options: &Options) -> Result<()> {
     }
     eprintln!("tests: done in {:.0} s", watch.elapsed().as_secs_f64());
     Ok(())
+}
+
+/// The suites of the example's stores run against real servers; without them they name themselves as left out.
+fn stores(options: &Options) -> Result<()> {
+    let pieces = host::REDIS.iter().chain(&host::POSTGRES).copied();
+    match host::ensure(&pieces.collect::<Vec<_>>(), !options.no_install) {
+        Ok(()) => Ok(()),
+        Err(reason) if options.no_install || !host::installs() => {
+            eprintln!("\nLEFT OUT: stores without a server. {reason:#}");
+            Ok(())
+        }
+        Err(reason) => Err(reason),
+    }
 }
 
 fn end_to_end(options: &Options) -> Result<()> {
