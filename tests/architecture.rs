@@ -176,8 +176,8 @@ fn the_conformance_check_knows_the_protocol_and_a_client_and_nothing_else() {
 
 /// It asks other systems, and judges nothing.
 #[test]
-fn analysis_knows_the_spec_and_what_the_engine_is_shown() {
-    forbid("analysis", &rooms_but(&["analysis", "api", "engine"]));
+fn analysis_knows_the_spec_what_the_engine_is_shown_and_where_it_may_call() {
+    forbid("analysis", &rooms_but(&["analysis", "api", "engine", "outbound"]));
 }
 
 #[test]
