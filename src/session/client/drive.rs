@@ -19,6 +19,9 @@ use crate::session::wire::{ClientFrame, Notice, ServerFrame};
 /// The longest wait that a notice may ask for, as the protocol bounds it: a service that asks for a thousand years keeps nobody away.
 const MAX_WAIT_MS: u64 = 600_000;
 
+/// How long a service that could not reach its store is left alone.
+const PATIENCE: std::time::Duration = std::time::Duration::from_millis(500);
+
 /// Which socket a frame came from.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum From {
@@ -72,7 +75,7 @@ impl Session {
         let Some(socket) = &mut self.current else {
             return false;
         };
-        if self.ledger.has_unsent() {
+        if self.hold.is_none() && self.ledger.has_unsent() {
             for request in self.ledger.unsent(Instant::now()) {
                 socket.ask(request);
             }
@@ -137,7 +140,12 @@ impl Session {
         };
         let fading = self.fading.iter().map(|fading| fading.until);
         let step = self.current.as_ref().and_then(|socket| socket.deadline());
-        fading.chain(attempt).chain(step).chain(self.answer_until()).min()
+        fading
+            .chain(attempt)
+            .chain(step)
+            .chain(self.answer_until())
+            .chain(self.hold)
+            .min()
     }
 
     fn welcome_until(&self, socket: &Socket) -> Instant {
@@ -151,6 +159,7 @@ impl Session {
 
     fn on_deadline(&mut self, now: Instant) {
         self.fading.retain(|fading| fading.until > now);
+        self.hold = self.hold.filter(|until| *until > now);
         let missed = self.current.as_ref().and_then(|socket| socket.overdue(now));
         if let Some(missed) = &missed {
             tracing::debug!(step = missed.0, "a step of the script was not answered in time");
@@ -280,6 +289,7 @@ impl Session {
         }
         self.id = Some(session);
         self.ledger.socket_changed();
+        self.hold = None;
         self.events.push_back(Event::Welcomed(Welcomed {
             revision,
             pod,
@@ -316,8 +326,13 @@ impl Session {
                 self.on_sign_of_life(from);
             }
             ServerFrame::Error { id, code } => {
-                // Neither an owner that lost the session nor a store that is away has the last word: the request stays,
-                // and goes out again on the next socket.
+                // Neither an owner that lost the session nor a store that is away has the last word: the request stays. It goes
+                // out again on the next socket, or a little later, with all that was said after it, so that the order holds.
+                if from == From::Current && &*code == "unavailable" && self.hold.is_none() {
+                    self.ledger.socket_changed();
+                    let wait = PATIENCE.mul_f64(self.rng.random_range(0.75..=1.25));
+                    self.hold = Some(Instant::now() + wait);
+                }
                 let last_word = from == From::Current && !matches!(&*code, "stale" | "unavailable");
                 let id = id.filter(|_| last_word);
                 if let Some((request, _)) = id.and_then(|id| self.ledger.answer(&id)) {

@@ -58,6 +58,8 @@ pub struct Session {
     handed_over: Option<(End, bool)>,
     /// A message came on `current`, so that the session counts as restored there.
     restored: bool,
+    /// The service asked for patience: until then nothing is sent.
+    hold: Option<Instant>,
     timer: Option<Pinned<Box<Sleep>>>,
     events: VecDeque<Event>,
 }
@@ -132,6 +134,7 @@ impl Session {
             outage: None,
             handed_over: None,
             restored: false,
+            hold: None,
             timer: None,
             events: VecDeque::new(),
         };

@@ -263,6 +263,39 @@ async fn a_socket_that_answers_nothing_is_given_up() {
     assert_eq!(disconnected(&mut session).await, (End::Unanswered, false));
 }
 
+/// The store is away for the first message: it is said again on the same socket, and before what was said after it.
+#[tokio::test]
+async fn what_a_store_was_away_for_is_said_again_in_its_order() {
+    let service = Service::start().await;
+    let (mut session, mut peer) = open(&service, service.config()).await;
+    session.say("first");
+    let refusing = async {
+        let first = peer.receive().await.unwrap();
+        let refusal = serde_json::json!({"type": "error", "id": first["id"], "code": "unavailable"});
+        peer.send(refusal).await;
+        // Said while the store is away: it has to wait for the first.
+        (peer.receive().await.unwrap(), peer.receive().await.unwrap())
+    };
+    let driven = async {
+        let mut said = false;
+        loop {
+            let waits = tokio::time::timeout(Duration::from_millis(100), session.next()).await;
+            assert!(
+                !matches!(waits, Ok(Event::Disconnected { .. } | Event::Refused { .. })),
+                "{waits:?}"
+            );
+            if !std::mem::replace(&mut said, true) {
+                session.say("second");
+            }
+        }
+    };
+    let (first, second) = tokio::select! {
+        again = refusing => again,
+        () = driven => unreachable!("it drives for ever"),
+    };
+    assert_eq!((&first["text"], &second["text"]), (&"first".into(), &"second".into()));
+}
+
 #[tokio::test]
 async fn a_mute_service_fails_the_attempt() {
     let service = Service::start().await;

@@ -1,6 +1,7 @@
 //! A cut between the operator and a port, made in the operator's own network namespace: nobody else feels it.
 
-use std::path::Path;
+use std::fs::File;
+use std::os::fd::AsRawFd as _;
 use std::process::Command;
 
 use anyhow::{Context as _, Result, ensure};
@@ -10,7 +11,8 @@ use super::Case;
 /// Packets of one operator to one port are dropped until this is healed or dropped.
 #[derive(Debug)]
 pub struct Partition {
-    pid: String,
+    /// The network namespace: an operator that lost its lease starts anew in the same one.
+    namespace: File,
     port: u16,
     open: bool,
 }
@@ -19,8 +21,9 @@ impl Partition {
     /// Cuts the operator of this test off from a TCP port, wherever it is.
     pub fn between_operator_and(case: &Case, port: u16) -> Result<Self> {
         let pid = operator_process(&case.namespace)?;
+        let namespace = File::open(format!("/proc/{pid}/ns/net")).context("no network namespace to enter")?;
         let mut partition = Self {
-            pid,
+            namespace,
             port,
             open: false,
         };
@@ -37,8 +40,13 @@ impl Partition {
 
     fn rule(&self, verb: &str) -> Result<()> {
         let port = self.port.to_string();
+        let namespace = format!(
+            "--net=/proc/{}/fd/{}",
+            std::process::id(),
+            self.namespace.as_raw_fd()
+        );
         let done = Command::new("nsenter")
-            .args(["--target", &self.pid, "--net", "iptables", verb, "OUTPUT"])
+            .args([&namespace, "iptables", verb, "OUTPUT"])
             .args(["-p", "tcp", "--dport", &port, "-j", "DROP"])
             .output()
             .context("failed to start nsenter")?;
@@ -65,10 +73,6 @@ fn operator_process(namespace: &str) -> Result<String> {
         let said = std::fs::read(path.join("cmdline")).unwrap_or_default();
         let operates = said.split(|b| *b == 0).any(|word| word == mine.as_bytes());
         if operates && let Some(pid) = path.file_name().and_then(|n| n.to_str()) {
-            ensure!(
-                Path::new(&path).join("ns/net").exists(),
-                "no network namespace to enter"
-            );
             return Ok(pid.to_owned());
         }
     }

@@ -34,6 +34,8 @@ const MAX_BAD_MESSAGES: u32 = 20;
 const CHECK_AGAIN: Duration = Duration::from_secs(2);
 /// How long a connect waits for a store that does not answer, before it is sent away.
 const CLAIM_WITHIN: Duration = Duration::from_secs(5);
+/// How long a message waits for a store that is away, before it is refused.
+const APPLY_WITHIN: Duration = Duration::from_secs(5);
 /// Longest time that a client can call itself busy for at once.
 const MAX_BUSY: Duration = Duration::from_hours(24);
 
@@ -340,10 +342,23 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Conversation<'_, S> {
         (!permitted).then_some((id, name))
     }
 
+    /// A message is applied once, however often it is tried: so a store that is away for a moment costs the client a moment, and
+    /// what it said next waits its turn.
     async fn apply(&mut self, write: Write<'_>) -> Next {
-        match self.app.config.store.write(&self.lease, &write).await {
-            Ok(reply) => self.deliver(&ServerMessage::Message(&reply)).await,
-            Err(error) => self.refused(write.id, &error).await,
+        let end = Instant::now() + APPLY_WITHIN;
+        loop {
+            match self.app.config.store.write(&self.lease, &write).await {
+                Ok(reply) => return self.deliver(&ServerMessage::Message(&reply)).await,
+                Err(error @ StoreError::Unavailable(_)) if Instant::now() < end => {
+                    self.app.store_failed(&error);
+                }
+                Err(error) => return self.refused(write.id, &error).await,
+            }
+            let wait = Duration::from_millis(rand::random_range(100..300));
+            tokio::select! {
+                () = time::sleep(wait) => {}
+                () = self.peer.mailbox.superseded() => return Next::Leave(Leave::Say(Goodbye::Superseded)),
+            }
         }
     }
 
