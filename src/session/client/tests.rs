@@ -293,7 +293,10 @@ async fn what_a_store_was_away_for_is_said_again_in_its_order() {
         again = refusing => again,
         () = driven => unreachable!("it drives for ever"),
     };
-    assert_eq!((&first["text"], &second["text"]), (&"first".into(), &"second".into()));
+    assert_eq!(
+        (&first["text"], &second["text"]),
+        (&"first".into(), &"second".into())
+    );
 }
 
 #[tokio::test]
