@@ -413,7 +413,6 @@ async fn an_outage_loses_nothing_that_was_answered(#[case] kind: Kind) {
                 let mut client = Dial::user(&name).connect(&server).await;
                 let session = client.session.clone();
                 let mut answered = 0u64;
-                let mut outages = 0;
                 while !stop.is_cancelled() {
                     let id = format!("c-{}", answered + 1);
                     client
@@ -426,10 +425,8 @@ async fn an_outage_loses_nothing_that_was_answered(#[case] kind: Kind) {
                             answered = seq;
                             said.add_permits(1);
                         }
-                        Some(Err(code)) => {
-                            assert_eq!(code, "unavailable");
-                            outages += 1;
-                        }
+                        // An outage that lasts: a shorter one is waited for, and told to nobody.
+                        Some(Err(code)) => assert_eq!(code, "unavailable"),
                         None => {
                             let dial = Dial::user(&name).resume(&session, answered);
                             let end = time::Instant::now() + support::PATIENCE;
@@ -452,7 +449,6 @@ async fn an_outage_loses_nothing_that_was_answered(#[case] kind: Kind) {
                     .map_or(0, |entry| entry["seq"].as_u64().unwrap());
                 // Whoever began late may have had no answer at all.
                 assert_eq!(last, answered);
-                outages
             })
         })
         .collect();
@@ -468,11 +464,9 @@ async fn an_outage_loses_nothing_that_was_answered(#[case] kind: Kind) {
     backend.start().await;
     more(80).await;
     stop.cancel();
-    let mut outages = 0;
     for client in clients {
-        outages += client.await.unwrap();
+        client.await.unwrap();
     }
-    assert!(outages > 0, "nobody was told of the outage");
 }
 
 #[tokio::test]
