@@ -96,10 +96,10 @@ pub(super) async fn ask(client: &Client, analysis: &Analysis, subject: &Subject)
         let mut url = url::Url::parse(&format!("{base}/api/v1/query")).map_err(|_| Error::Address)?;
         url.query_pairs_mut()
             .append_pair("query", &subject.fill(&prometheus.query));
-        client.request(Method::GET, &url).map_err(|e| refused(&e))?
+        client.request(Method::GET, &url).map_err(|e| why(&e))?
     } else if let Some(webhook) = &analysis.webhook {
         let url = url::Url::parse(&webhook.url).map_err(|_| Error::Address)?;
-        let request = client.request(Method::POST, &url).map_err(|e| refused(&e))?;
+        let request = client.request(Method::POST, &url).map_err(|e| why(&e))?;
         request.json(&json!({
             "analysis": analysis.name,
             "namespace": subject.namespace,
@@ -112,7 +112,7 @@ pub(super) async fn ask(client: &Client, analysis: &Analysis, subject: &Subject)
     } else {
         return Err(Error::Address);
     };
-    let body = read(request).await?;
+    let body = read(client, request).await?;
     if analysis.prometheus.is_some() {
         number(&body).map(Answer::Number)
     } else {
@@ -122,34 +122,22 @@ pub(super) async fn ask(client: &Client, analysis: &Analysis, subject: &Subject)
     }
 }
 
-async fn read(request: reqwest::RequestBuilder) -> Result<Vec<u8>, Error> {
-    let mut response = request.send().await.map_err(|e| why(&e))?;
-    // Prometheus says what is wrong with a query by 400 and 422: whose fault that is does not matter.
-    if response.status() != reqwest::StatusCode::OK {
-        return Err(Error::Status(response.status().as_u16()));
+async fn read(client: &Client, request: reqwest::RequestBuilder) -> Result<Vec<u8>, Error> {
+    match client.send(request, MOST).await.map_err(|e| why(&e))? {
+        (reqwest::StatusCode::OK, body) => Ok(body),
+        // Prometheus says what is wrong with a query by 400 and 422: whose fault that is does not matter.
+        (status, _) => Err(Error::Status(status.as_u16())),
     }
-    let mut body = Vec::new();
-    while let Some(chunk) = response.chunk().await.map_err(|e| why(&e))? {
-        if body.len() + chunk.len() > MOST {
-            return Err(Error::TooLong);
-        }
-        body.extend_from_slice(&chunk);
-    }
-    Ok(body)
 }
 
-fn refused(error: &outbound::Error) -> Error {
-    Error::Refused(error.to_string())
-}
-
-fn why(error: &reqwest::Error) -> Error {
-    Error::Unreachable(if error.is_timeout() {
-        "no answer within 5 s"
-    } else if error.is_connect() {
-        "no connection"
-    } else {
-        "the call failed"
-    })
+fn why(error: &outbound::Error) -> Error {
+    match error {
+        outbound::Error::Refused(refused) => Error::Refused(refused.to_string()),
+        outbound::Error::TooLong(_) => Error::TooLong,
+        outbound::Error::Unreachable(call) if call.is_timeout() => Error::Unreachable("no answer within 5 s"),
+        outbound::Error::Unreachable(call) if call.is_connect() => Error::Unreachable("no connection"),
+        _ => Error::Unreachable("the call failed"),
+    }
 }
 
 /// The answer of `/api/v1/query`.

@@ -136,12 +136,12 @@ impl Report {
             usize::from(failed.is_some()),
         );
         for (number, name) in names.iter().enumerate() {
-            let name = escape(name);
+            let name = output::xml(name);
             let _ = match (failed, place) {
                 (Some(failure), Some(place)) if place == number => writeln!(
                     xml,
                     "    <testcase classname=\"wsroll.probe\" name=\"{name}\">\n      <failure message=\"{}\"/>\n    </testcase>",
-                    escape(&failure.message)
+                    output::xml(&failure.message)
                 ),
                 (_, Some(place)) if number > place => writeln!(
                     xml,
@@ -150,7 +150,7 @@ impl Report {
                 _ => writeln!(xml, "    <testcase classname=\"wsroll.probe\" name=\"{name}\"/>"),
             };
         }
-        let _ = writeln!(xml, "    <system-out>{}</system-out>", escape(&self.text()));
+        let _ = writeln!(xml, "    <system-out>{}</system-out>", output::xml(&self.text()));
         xml.push_str("  </testsuite>\n</testsuites>\n");
         xml
     }
@@ -173,25 +173,6 @@ fn buckets(sorted: &[f64]) -> Vec<(u64, usize)> {
         .take_while(|limit| *limit <= last)
         .map(|bound| (bound, sorted.iter().filter(|value| limit(value) == bound).count()))
         .collect()
-}
-
-/// Text as XML 1.0 takes it, in attributes too; characters that it has no way to write are left out.
-fn escape(text: &str) -> String {
-    let mut escaped = String::with_capacity(text.len());
-    for c in text.chars() {
-        match c {
-            '&' => escaped.push_str("&amp;"),
-            '<' => escaped.push_str("&lt;"),
-            '>' => escaped.push_str("&gt;"),
-            '"' => escaped.push_str("&quot;"),
-            '\'' => escaped.push_str("&apos;"),
-            '\n' | '\t' => escaped.push(c),
-            '\u{fffe}' | '\u{ffff}' => {}
-            c if c.is_control() => {}
-            c => escaped.push(c),
-        }
-    }
-    escaped
 }
 
 #[cfg(test)]

@@ -110,14 +110,14 @@ impl Report {
                     "    <testcase classname=\"wsroll.rehearse\" name=\"{}\" time=\"{seconds:.3}\">",
                     scenario.scenario
                 );
-                let said = escaped(&sentence(scenario));
+                let said = output::xml(&sentence(scenario));
                 let _ = match &scenario.outcome {
                     Some(ScenarioOutcome::Passed { .. }) => write!(text, "<system-out>{said}</system-out>"),
                     Some(ScenarioOutcome::Skipped { .. }) => write!(text, "<skipped message=\"{said}\"/>"),
                     Some(ScenarioOutcome::Failed(failure)) => write!(
                         text,
                         "<failure type=\"{}\" message=\"{said}\"/>",
-                        escaped(&failure.check)
+                        output::xml(&failure.check)
                     ),
                     None => write!(text, "<failure type=\"unfinished\" message=\"{said}\"/>"),
                 };
@@ -171,22 +171,6 @@ fn sentence(scenario: &ScenarioReport) -> String {
         Some(ScenarioOutcome::Skipped { reason }) => reason.clone(),
         None => "it did not end".to_owned(),
     }
-}
-
-fn escaped(text: &str) -> String {
-    let mut escaped = String::with_capacity(text.len());
-    for c in text.chars() {
-        match c {
-            '&' => escaped.push_str("&amp;"),
-            '<' => escaped.push_str("&lt;"),
-            '>' => escaped.push_str("&gt;"),
-            '"' => escaped.push_str("&quot;"),
-            // XML 1.0 has no other control characters.
-            c if c.is_control() && !matches!(c, '\n' | '\t') => escaped.push(' '),
-            c => escaped.push(c),
-        }
-    }
-    escaped
 }
 
 #[cfg(test)]
